@@ -1,0 +1,1 @@
+//! SSAMBA weights to ONNX.

@@ -1,0 +1,263 @@
+//! What a model says of itself: flat text entries in the ONNX file's `metadata_props`, so that
+//! every runtime can read them with its own metadata call.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::front_end::{FrontEnd, Order};
+
+/// Version of the set of keys.
+pub const FORMAT: u32 = 1;
+const PREFIX: &str = "ssamba.";
+
+/// How logits become scores between 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scores {
+    /// One label per clip.
+    Softmax,
+    /// Any number of labels per clip.
+    Sigmoid,
+}
+
+impl Scores {
+    /// Turns one row of logits into scores.
+    pub fn apply(self, logits: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Sigmoid => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            Self::Softmax => {
+                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let exp: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
+                let sum: f32 = exp.iter().sum();
+                exp.into_iter().map(|x| x / sum).collect()
+            }
+        }
+    }
+}
+
+/// What a model says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Name of the model, for people.
+    pub name: String,
+    /// One label per class, in the order of the logits; empty for a feature extractor.
+    pub labels: Vec<String>,
+    /// How logits become scores.
+    pub scores: Scores,
+    /// Name of the recipe that said what the checkpoint does not.
+    pub recipe: String,
+    /// How a waveform becomes the graph's input.
+    pub front_end: FrontEnd,
+    /// SHA-256 of the checkpoint file, hexadecimal.
+    pub checkpoint_sha256: String,
+    /// Program and version that wrote the file.
+    pub converter: String,
+    /// Sizes and options of the network as `key=value` pairs, for people.
+    pub network: String,
+}
+
+/// Metadata that lacks a key of ours, or whose value makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CardError {
+    /// No key of ours is there: the file was not written by ssamba-edge.
+    NotOurs,
+    /// The keys are of another version.
+    Format {
+        /// The version found.
+        got: String,
+    },
+    /// A key is missing.
+    Missing {
+        /// The whole key.
+        key: String,
+    },
+    /// A value cannot be read.
+    Value {
+        /// The whole key.
+        key: String,
+        /// What it holds.
+        got: String,
+    },
+}
+
+impl std::error::Error for CardError {}
+
+impl fmt::Display for CardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOurs => write!(
+                f,
+                "the file has no `{PREFIX}card` metadata, so it was not written by `ssamba-edge export`"
+            ),
+            Self::Format { got } => write!(
+                f,
+                "the file's card has format `{got}`, expected {FORMAT}: use the ssamba-edge that wrote it, or export again"
+            ),
+            Self::Missing { key } => write!(f, "the file's card lacks `{key}`"),
+            Self::Value { key, got } => {
+                write!(f, "the file's card says `{key}` = `{got}`, which cannot be read")
+            }
+        }
+    }
+}
+
+impl Card {
+    /// The card as metadata entries, sorted by key.
+    pub fn to_metadata(&self) -> BTreeMap<String, String> {
+        let front_end = &self.front_end;
+        [
+            ("card", FORMAT.to_string()),
+            ("name", self.name.clone()),
+            ("labels", json(&self.labels)),
+            ("scores", unquoted(&self.scores)),
+            ("recipe", self.recipe.clone()),
+            ("sample_rate", front_end.sample_rate.to_string()),
+            ("n_mels", front_end.n_mels.to_string()),
+            ("n_frames", front_end.n_frames.to_string()),
+            ("mean", front_end.mean.to_string()),
+            ("std", front_end.std.to_string()),
+            ("order", unquoted(&front_end.order)),
+            ("subtract_clip_mean", front_end.subtract_clip_mean.to_string()),
+            ("checkpoint_sha256", self.checkpoint_sha256.clone()),
+            ("converter", self.converter.clone()),
+            ("network", self.network.clone()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (format!("{PREFIX}{key}"), value))
+        .collect()
+    }
+
+    /// Reads the card back; entries that are not ours are left alone.
+    ///
+    /// # Errors
+    /// Names the first key that is missing or unreadable.
+    pub fn from_metadata(metadata: &BTreeMap<String, String>) -> Result<Self, CardError> {
+        let entries = Entries(metadata);
+        match entries.text("card") {
+            Err(_) => return Err(CardError::NotOurs),
+            Ok(format) if format != FORMAT.to_string() => {
+                return Err(CardError::Format { got: format.into() });
+            }
+            Ok(_) => {}
+        }
+        Ok(Self {
+            name: entries.text("name")?.into(),
+            labels: entries.json("labels")?,
+            scores: entries.word("scores")?,
+            recipe: entries.text("recipe")?.into(),
+            front_end: FrontEnd {
+                sample_rate: entries.parse("sample_rate")?,
+                n_mels: entries.parse("n_mels")?,
+                n_frames: entries.parse("n_frames")?,
+                mean: entries.parse("mean")?,
+                std: entries.parse("std")?,
+                order: entries.word::<Order>("order")?,
+                subtract_clip_mean: entries.parse("subtract_clip_mean")?,
+            },
+            checkpoint_sha256: entries.text("checkpoint_sha256")?.into(),
+            converter: entries.text("converter")?.into(),
+            network: entries.text("network")?.into(),
+        })
+    }
+
+    /// Label of class `index`; a class without a label is called by its number.
+    pub fn label(&self, index: usize) -> String {
+        self.labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"))
+    }
+}
+
+struct Entries<'a>(&'a BTreeMap<String, String>);
+
+impl Entries<'_> {
+    fn text(&self, key: &str) -> Result<&str, CardError> {
+        let key = format!("{PREFIX}{key}");
+        self.0.get(&key).map(String::as_str).ok_or(CardError::Missing { key })
+    }
+
+    fn unreadable(&self, key: &str, got: &str) -> CardError {
+        CardError::Value { key: format!("{PREFIX}{key}"), got: got.into() }
+    }
+
+    fn parse<T: FromStr>(&self, key: &str) -> Result<T, CardError> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| self.unreadable(key, text))
+    }
+
+    fn json<T: for<'de> Deserialize<'de>>(&self, key: &str) -> Result<T, CardError> {
+        let text = self.text(key)?;
+        serde_json::from_str(text).map_err(|_| self.unreadable(key, text))
+    }
+
+    /// A unit variant, spelled without quotes.
+    fn word<T: for<'de> Deserialize<'de>>(&self, key: &str) -> Result<T, CardError> {
+        let text = self.text(key)?;
+        serde_json::from_value(text.into()).map_err(|_| self.unreadable(key, text))
+    }
+}
+
+/// JSON of a value whose serialisation cannot fail: lists of strings and unit variants.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn unquoted<T: Serialize>(value: &T) -> String {
+    json(value).trim_matches('"').into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card() -> Card {
+        Card {
+            name: "kws".into(),
+            labels: vec!["yes".into(), "a \"quoted\", one".into()],
+            scores: Scores::Softmax,
+            recipe: "speech-commands".into(),
+            front_end: FrontEnd {
+                sample_rate: 16_000,
+                n_mels: 128,
+                n_frames: 98,
+                mean: -6.845978,
+                std: 5.5654526,
+                order: Order::PadThenNormalise,
+                subtract_clip_mean: true,
+            },
+            checkpoint_sha256: "00ff".into(),
+            converter: "ssamba-edge 0.1.0".into(),
+            network: "d_model=64".into(),
+        }
+    }
+
+    #[test]
+    fn a_card_survives_the_trip_through_metadata() {
+        let mut metadata = card().to_metadata();
+        metadata.insert("producer.note".into(), "somebody else's entry".into());
+        assert_eq!(Card::from_metadata(&metadata).unwrap(), card());
+    }
+
+    #[test]
+    fn a_missing_or_broken_entry_is_named() {
+        let metadata = card().to_metadata();
+        for key in metadata.keys().filter(|key| *key != "ssamba.card") {
+            let mut lacking = metadata.clone();
+            lacking.remove(key);
+            let error = Card::from_metadata(&lacking).unwrap_err();
+            assert_eq!(error, CardError::Missing { key: key.clone() });
+        }
+        let mut broken = metadata;
+        broken.insert("ssamba.n_frames".into(), "many".into());
+        let message = Card::from_metadata(&broken).unwrap_err().to_string();
+        assert!(message.contains("`ssamba.n_frames` = `many`"), "{message}");
+        assert_eq!(Card::from_metadata(&BTreeMap::new()), Err(CardError::NotOurs));
+    }
+
+    #[test]
+    fn scores_are_what_their_names_say() {
+        let softmax = Scores::Softmax.apply(&[1000.0, 1000.0]);
+        assert_eq!(softmax, [0.5, 0.5]);
+        assert_eq!(Scores::Sigmoid.apply(&[0.0]), [0.5]);
+    }
+}

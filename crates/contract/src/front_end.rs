@@ -1,0 +1,43 @@
+//! How a waveform becomes the input of a graph.
+
+use serde::{Deserialize, Serialize};
+
+/// Order of the last two steps of the front end; upstream has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Zero frames are appended first, so that padding becomes `-mean / (2 * std)`: the main
+    /// pipeline (SiavashShams/ssamba@019b276 `src/dataloader.py:138-218`).
+    PadThenNormalise,
+    /// Padding stays zero: the SUPERB pipeline (`src/finetune/voxceleb1/ssast/audio.py:88-109`).
+    NormaliseThenPad,
+}
+
+/// Settings of the Kaldi filter-bank front end that differ between models.
+///
+/// What they share is fixed: 25 ms frames every 10 ms, pre-emphasis 0.97, symmetric Hann window,
+/// 512-point power spectrum, triangles from 20 Hz to Nyquist, natural logarithm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrontEnd {
+    /// Hz; 16 000 for every published model.
+    pub sample_rate: u32,
+    /// Mel bins, 128 for every published model.
+    pub n_mels: usize,
+    /// Frames that the model takes; shorter input is padded, longer input is cut.
+    pub n_frames: usize,
+    /// Mean of the log-mel values over the training set.
+    pub mean: f64,
+    /// Standard deviation over the training set; values are divided by twice this.
+    pub std: f64,
+    /// Order of padding and normalisation.
+    pub order: Order,
+    /// Whether the mean of the whole clip is removed before framing.
+    pub subtract_clip_mean: bool,
+}
+
+impl FrontEnd {
+    /// Length in seconds of audio that fills all frames: longer input is cut.
+    pub fn window_seconds(&self) -> f64 {
+        (self.n_frames as f64 - 1.0) * 0.010 + 0.025
+    }
+}

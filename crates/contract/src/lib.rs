@@ -1,0 +1,23 @@
+//! What both sides of an exported `.onnx` file agree on, written once.
+//!
+//! The converter writes these names, shapes and keys; the targets read them. Neither knows the
+//! other: the file is the border.
+//!
+//! - [`op`]: the custom operator `ssamba::SelectiveScan`, its operands, attributes and shape rules.
+//! - [`io`]: names of the graph's inputs and outputs, and the tensors that cross them.
+//! - [`front_end`]: how a waveform becomes the graph's input.
+//! - [`card`]: what a model says of itself in the file's metadata.
+//! - [`session`]: the one trait that every runtime implements.
+
+#![deny(missing_docs)]
+
+pub mod card;
+pub mod front_end;
+pub mod io;
+pub mod op;
+pub mod session;
+
+pub use card::{Card, CardError, Scores};
+pub use front_end::{FrontEnd, Order};
+pub use io::{Tensor, TensorError};
+pub use session::{Outputs, Session};

@@ -1,0 +1,39 @@
+//! The one trait that every runtime implements.
+
+use crate::{Card, Tensor};
+
+/// Named outputs of one run, in the order of the graph.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs(Vec<(String, Tensor)>);
+
+impl Outputs {
+    /// Collects outputs in the order of the graph.
+    pub fn new(outputs: Vec<(String, Tensor)>) -> Self {
+        Self(outputs)
+    }
+
+    /// The output of that name, if the graph has it; names are in [`crate::io`].
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, tensor)| tensor)
+    }
+
+    /// Names and tensors in the order of the graph.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+}
+
+/// An exported model, loaded and ready.
+pub trait Session {
+    /// Who computes: `tract`, `cpu` (ONNX Runtime), `candle`.
+    fn provider(&self) -> &str;
+
+    /// What the model says of itself.
+    fn card(&self) -> &Card;
+
+    /// Runs on `fbank`, [batch, n_frames, n_mels], normalised as the card says.
+    ///
+    /// # Errors
+    /// When the shape is not the model's, or the runtime fails; the message names the provider.
+    fn run(&mut self, fbank: &Tensor) -> anyhow::Result<Outputs>;
+}

@@ -1,0 +1,250 @@
+//! The recurrence over a block of channels: one body, generic over [`Vector`], and a wrapper per
+//! instruction set.
+//!
+//! Lanes are channels. Operands are token-major, so a row of a block is one contiguous load, and the
+//! sum over states needs no horizontal add: `b` and `c` are broadcast instead. The state of the
+//! block stays in registers and the first-level cache for the whole walk.
+
+use std::f32::consts::LOG2_E;
+
+use crate::math::{exp2, exp2_not_above_1, silu, softplus};
+use crate::output::Output;
+use crate::scan::{Combine, MAX_D_STATE, Scan};
+#[cfg(target_arch = "x86_64")]
+use crate::vector::Avx2;
+use crate::vector::{MAX_LANES, Portable, Vector};
+
+/// Vectors of a full block in plain Rust.
+const PORTABLE_VECTORS: usize = 2;
+/// Channels of a full block in plain Rust.
+pub(crate) const PORTABLE_CHANNELS: usize = PORTABLE_VECTORS * Portable::LANES;
+
+/// Vectors of a full block on AVX2: four share each load of a constant of the exponential, for which
+/// 16 registers are too few.
+#[cfg(target_arch = "x86_64")]
+const AVX2_VECTORS: usize = 4;
+/// Channels of a full block on AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const AVX2_CHANNELS: usize = AVX2_VECTORS * Avx2::LANES;
+
+/// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
+const USUAL_D_STATE: usize = 16;
+
+/// Channels `first..first + width` of one mixer in one batch.
+///
+/// Two different blocks of a scan are disjoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    pub(crate) batch: usize,
+    pub(crate) group: usize,
+    pub(crate) first: usize,
+    pub(crate) width: usize,
+}
+
+/// [`mixer`] in plain Rust.
+pub(crate) fn portable(scan: &Scan<'_>, block: Block, out: &Output<'_>) {
+    mixer::<_, PORTABLE_VECTORS>(Portable::ZERO, scan, block, out);
+}
+
+/// [`mixer`] on AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn avx2(zero: Avx2, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
+    mixer::<_, AVX2_VECTORS>(zero, scan, block, out);
+}
+
+/// Walks all directions of a mixer: a full block `W` vectors at a time, what remains of the channels
+/// one vector at a time.
+#[inline(always)] // so that the caller's target features apply to the body
+fn mixer<V: Vector, const W: usize>(zero: V, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
+    for direction in 0..scan.directions() {
+        if block.width < W * V::LANES {
+            for skipped in (0..block.width).step_by(V::LANES) {
+                let first = block.first + skipped;
+                let width = V::LANES.min(block.width - skipped);
+                let walk = Walk::new(scan, Block { first, width, ..block }, direction);
+                walk.run::<V, 1, MAX_D_STATE>(zero, scan.d_state, exp2, out);
+            }
+            continue;
+        }
+        let walk = Walk::new(scan, block, direction);
+        if scan.d_state == USUAL_D_STATE && walk.only_decays() {
+            walk.run::<V, W, USUAL_D_STATE>(zero, USUAL_D_STATE, exp2_not_above_1, out);
+        } else {
+            walk.run::<V, W, MAX_D_STATE>(zero, scan.d_state, exp2, out);
+        }
+    }
+}
+
+/// One block of channels in one stream.
+struct Walk<'a> {
+    scan: &'a Scan<'a>,
+    block: Block,
+    /// Index of the stream.
+    stream: usize,
+    /// Block of D values in a row of the output.
+    output_block: usize,
+    /// Blocks of D values in a row of the output.
+    output_blocks: usize,
+    /// Whether `out` already holds the other direction, to be added to.
+    adds: bool,
+    /// Whether gate and scale come now, and not with the other direction.
+    finishes: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(scan: &'a Scan<'a>, block: Block, direction: usize) -> Self {
+        let directions = scan.directions();
+        let stream = block.group * directions + direction;
+        let (output_block, output_blocks, adds, finishes) = match scan.combine {
+            Combine::Sum => (block.group, scan.groups, direction > 0, direction + 1 == directions),
+            Combine::None => (stream, scan.reverse.len(), false, true),
+        };
+        Self { scan, block, stream, output_block, output_blocks, adds, finishes }
+    }
+
+    /// Whether `dt * a` is NaN or at most zero, whatever `delta` is.
+    fn only_decays(&self) -> bool {
+        let Self { scan, block, .. } = *self;
+        let channel = self.stream * scan.d_inner + block.first;
+        let a = &scan.a[channel * scan.d_state..][..block.width * scan.d_state];
+        scan.delta_softplus && a.iter().all(|&rate| rate <= 0.0)
+    }
+
+    /// Walks the tokens with `W` vectors of channels and `d_state` of at most `N` states. The block
+    /// fills the vectors, or is a part of a single one.
+    #[inline(always)]
+    fn run<V: Vector, const W: usize, const N: usize>(
+        &self,
+        zero: V,
+        d_state: usize,
+        exp2: impl Fn(V) -> V,
+        out: &Output<'_>,
+    ) {
+        let Self { scan, block, .. } = *self;
+        let streams = scan.reverse.len();
+        let channel = self.stream * scan.d_inner + block.first;
+        let (mut d_skip, mut delta_bias) = ([zero; W], [zero; W]);
+        if let Some(values) = scan.d_skip {
+            d_skip = load(zero, &values[channel..][..block.width]);
+        }
+        if let Some(values) = scan.delta_bias {
+            delta_bias = load(zero, &values[channel..][..block.width]);
+        }
+        let scale = zero.splat(scan.scale);
+        let a = self.decay_rates::<V, W, N>(zero, channel);
+        let mut h = [[zero; W]; N];
+
+        for step in 0..scan.seq_len {
+            let token = match scan.reverse[self.stream] {
+                false => step,
+                true => scan.seq_len - 1 - step,
+            };
+            let row = block.batch * scan.seq_len + token;
+            let wide = row * streams * scan.d_inner + channel;
+            let u = load::<V, W>(zero, &scan.u[wide..][..block.width]);
+            let mut dt = load::<V, W>(zero, &scan.delta[wide..][..block.width]);
+            let states = (row * streams + self.stream) * d_state;
+            let b = &scan.b[states..][..d_state];
+            let c = &scan.c[states..][..d_state];
+
+            let (mut dt_u, mut y) = ([zero; W], [zero; W]);
+            for w in 0..W {
+                dt[w] = dt[w] + delta_bias[w];
+                if scan.delta_softplus {
+                    dt[w] = softplus(dt[w]);
+                }
+                dt_u[w] = dt[w] * u[w];
+                y[w] = d_skip[w] * u[w];
+            }
+            for n in 0..d_state {
+                let (b, c) = (zero.splat(b[n]), zero.splat(c[n]));
+                for w in 0..W {
+                    h[n][w] = exp2(dt[w] * a[n][w]).mul_add(h[n][w], dt_u[w] * b);
+                    y[w] = c.mul_add(h[n][w], y[w]);
+                }
+            }
+
+            let narrow = (row * self.output_blocks + self.output_block) * scan.d_inner;
+            // SAFETY: `Scan::check` made `out` hold `output_blocks * d_inner` values for each of
+            // `batch * seq_len` rows, and the block lies within `d_inner`. Blocks of different tasks
+            // are disjoint, each task runs once, and within a task only one part is alive at a time.
+            #[expect(unsafe_code, reason = "tasks write disjoint channels of one output")]
+            let out = unsafe { out.part(narrow + block.first, block.width) };
+            if self.adds {
+                let other = load::<V, W>(zero, out);
+                for w in 0..W {
+                    y[w] = other[w] + y[w];
+                }
+            }
+            if self.finishes {
+                for w in 0..W {
+                    y[w] = y[w] * scale;
+                }
+                if let Some(z) = scan.z {
+                    let gate = (row * scan.groups + block.group) * scan.d_inner + block.first;
+                    let z = load::<V, W>(zero, &z[gate..][..block.width]);
+                    for w in 0..W {
+                        y[w] = y[w] * silu(z[w]);
+                    }
+                }
+            }
+            store(&y, out);
+        }
+    }
+
+    /// `a` of the block, state by state, times log2(e), so that `2^(dt * a)` is the decay.
+    #[inline(always)]
+    fn decay_rates<V: Vector, const W: usize, const N: usize>(
+        &self,
+        zero: V,
+        channel: usize,
+    ) -> [[V; W]; N] {
+        let Self { scan, block, .. } = *self;
+        let mut rates = [[zero; W]; N];
+        let a = &scan.a[channel * scan.d_state..][..block.width * scan.d_state];
+        for n in 0..scan.d_state {
+            for w in 0..W {
+                let mut lanes = [0.0; MAX_LANES];
+                let of_state = a.iter().skip(n + w * V::LANES * scan.d_state);
+                for (lane, rate) in lanes.iter_mut().zip(of_state.step_by(scan.d_state)) {
+                    *lane = rate * LOG2_E;
+                }
+                rates[n][w] = zero.load(&lanes);
+            }
+        }
+        rates
+    }
+}
+
+/// The values of a row; the lanes of a single vector that it does not fill are zero.
+#[inline(always)]
+fn load<V: Vector, const W: usize>(zero: V, from: &[f32]) -> [V; W] {
+    let mut to = [zero; W];
+    if W == 1 && from.len() < V::LANES {
+        let mut lanes = [0.0; MAX_LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        to[0] = zero.load(&lanes);
+    } else {
+        let from = &from[..W * V::LANES];
+        for w in 0..W {
+            to[w] = zero.load(&from[w * V::LANES..]);
+        }
+    }
+    to
+}
+
+/// Writes a row, without the lanes that it does not have.
+#[inline(always)]
+fn store<V: Vector, const W: usize>(from: &[V; W], to: &mut [f32]) {
+    if W == 1 && to.len() < V::LANES {
+        let mut lanes = [0.0; MAX_LANES];
+        from[0].store(&mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    } else {
+        let to = &mut to[..W * V::LANES];
+        for w in 0..W {
+            from[w].store(&mut to[w * V::LANES..]);
+        }
+    }
+}

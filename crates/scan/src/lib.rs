@@ -1,0 +1,57 @@
+//! The arithmetic of the selective scan, the recurrence at the heart of a Mamba mixer: forward
+//! pass, `f32`, CPU, portable and vectorised.
+//!
+//! [`selective_scan`] runs one call of the operator `ssamba::SelectiveScan`: all streams of all
+//! mixers of a node, with softplus, skip, gate, sum of directions and scale. [`Scan`] says what the
+//! operands mean and how they lie.
+//!
+//! ```
+//! use ssamba_scan::{Combine, Inline, Scan, selective_scan};
+//!
+//! // One channel, one state, three tokens, no decay: the scan is a running sum of dt * u.
+//! let scan = Scan {
+//!     batch: 1,
+//!     seq_len: 3,
+//!     d_inner: 1,
+//!     d_state: 1,
+//!     groups: 1,
+//!     reverse: &[false],
+//!     delta_softplus: false,
+//!     combine: Combine::Sum,
+//!     scale: 1.0,
+//!     u: &[1.0, 2.0, 3.0],
+//!     delta: &[1.0, 1.0, 0.5],
+//!     a: &[0.0],
+//!     b: &[1.0; 3],
+//!     c: &[1.0; 3],
+//!     d_skip: None,
+//!     z: None,
+//!     delta_bias: None,
+//! };
+//! let mut out = vec![0.0; scan.output_len()];
+//! selective_scan(&scan, &mut out, &Inline)?;
+//! assert_eq!(out, [1.0, 3.0, 4.5]);
+//! # Ok::<(), ssamba_scan::ScanError>(())
+//! ```
+//!
+//! # Speed and agreement
+//!
+//! Channels are independent, so they are the SIMD lanes: no sum crosses lanes, and the result does
+//! not depend on how channels are dealt to tasks. For one [`Tier`] it is equal to the bit for every
+//! [`Pool`] and number of threads. Two tiers differ by rounding alone, since AVX2 multiplies and adds
+//! in one rounding and the portable tier in two: by less than 2e-6 of the sum of the absolute values
+//! of the terms that an output adds up.
+
+mod kernel;
+mod math;
+mod output;
+mod pool;
+mod scan;
+#[cfg(test)]
+mod testing;
+mod vector;
+
+pub use pool::{Inline, Pool, Threads};
+pub use scan::{
+    Combine, MAX_D_STATE, Scan, ScanError, Tier, selective_scan, selective_scan_on, tier,
+};

@@ -1,0 +1,201 @@
+//! `exp2`, `exp`, `softplus` and `silu` on vectors.
+//!
+//! NaN in gives NaN out. Results below 2^-126.5 are zero, results above 2^127.5 are infinite.
+
+use std::f32::consts::LOG2_E;
+
+use crate::vector::Vector;
+
+/// Adding this to `x` in [-127, 128] rounds it to an integer, and leaves that integer plus 127, the
+/// exponent of its power of two, in the low bits: 1.5 * 2^23 + 127.
+const ROUND: f32 = 12_583_039.0;
+
+/// Minimax coefficients of `(2^r - 1) / r` for `r` in [-0.5, 0.5], lowest first, with a relative
+/// error in `2^r` below 1e-7. The leading 1 stays exact: decays next to 1 must not drift.
+const POW2: [f32; 5] = [0.693_147, 0.240_222_47, 0.055_507_11, 0.009_671_293, 0.001_326_955_5];
+
+/// Minimax coefficients of `(atanh(s) / s - 1) / s^2` in `s^2`, for `s` in [0, 1/3], lowest first.
+const ATANH: [f32; 4] = [0.333_332_1, 0.200_107_19, 0.140_015_13, 0.140_033_9];
+
+/// `ln 2` in two parts; the first has so few bits that its product with an exponent is exact.
+const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+
+/// `2^r` for `r` in [-0.5, 0.5].
+#[inline(always)]
+fn pow2<V: Vector>(r: V) -> V {
+    let mut sum = r.splat(POW2[4]);
+    for coefficient in [POW2[3], POW2[2], POW2[1], POW2[0], 1.0] {
+        sum = sum.mul_add(r, r.splat(coefficient));
+    }
+    sum
+}
+
+/// `2^x`.
+///
+/// The power of two is a factor of its own: exponent 0 makes the result exactly zero, exponent 255
+/// infinite, and a NaN in `x` survives whatever its bits do to the exponent.
+#[inline(always)]
+pub(crate) fn exp2<V: Vector>(x: V) -> V {
+    exp2_not_above_1(x.at_most(x.splat(128.0)))
+}
+
+/// [`exp2`] for `x` of which it is known that it is NaN or at most 0.
+#[inline(always)]
+pub(crate) fn exp2_not_above_1<V: Vector>(x: V) -> V {
+    let x = x.at_least(x.splat(-127.0));
+    let rounded = x + x.splat(ROUND);
+    let r = x - (rounded - x.splat(ROUND));
+    pow2(r) * rounded.low_bits_as_exponent()
+}
+
+/// `e^x`, with a relative error that does not grow with `|x|`, as that of `exp2(x * LOG2_E)` does.
+#[inline(always)]
+pub(crate) fn exp<V: Vector>(x: V) -> V {
+    // Just beyond the least and greatest values whose exponents come out as 0 and 255.
+    let x = x.at_least(x.splat(-88.0)).at_most(x.splat(88.7));
+    let rounded = x.mul_add(x.splat(LOG2_E), x.splat(ROUND));
+    let n = rounded - x.splat(ROUND);
+    let r = n.mul_add(x.splat(-LN_2[1]), n.mul_add(x.splat(-LN_2[0]), x));
+    pow2(r * x.splat(LOG2_E)) * rounded.low_bits_as_exponent()
+}
+
+/// `ln(1 + e^x)`, to full relative accuracy where it is tiny. Above 20 it is `x`, because there the
+/// second term is below half a unit in the last place of the first.
+#[inline(always)]
+pub(crate) fn softplus<V: Vector>(x: V) -> V {
+    let e = exp(x.negative_abs());
+    // ln(1 + e) = 2 atanh(s)
+    let s = e / (e + x.splat(2.0));
+    let q = s * s;
+    let mut sum = x.splat(ATANH[3]);
+    for coefficient in [ATANH[2], ATANH[1], ATANH[0]] {
+        sum = sum.mul_add(q, x.splat(coefficient));
+    }
+    let s2 = s + s;
+    x.at_least(x.splat(0.0)) + (sum * q).mul_add(s2, s2)
+}
+
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn silu<V: Vector>(x: V) -> V {
+    x / (x.splat(1.0) + exp(x.splat(0.0) - x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::Portable;
+
+    /// Evaluates `function` on the lanes of every vector type of this CPU.
+    macro_rules! on_each_vector {
+        ($function:ident, $inputs:expr, $check:expr) => {{
+            let inputs: Vec<f32> = $inputs;
+            $check("portable", &inputs, apply(Portable::ZERO, $function, &inputs));
+            #[cfg(target_arch = "x86_64")]
+            if let Some(zero) = crate::vector::Avx2::detect() {
+                $check("avx2", &inputs, apply(zero, $function, &inputs));
+            }
+        }};
+    }
+
+    fn apply<V: Vector>(zero: V, function: fn(V) -> V, inputs: &[f32]) -> Vec<f32> {
+        let mut lanes = [0.0; crate::vector::MAX_LANES];
+        let one = |&x: &f32| {
+            function(zero.splat(x)).store(&mut lanes);
+            lanes[0]
+        };
+        inputs.iter().map(one).collect()
+    }
+
+    fn sweep(low: f32, high: f32) -> Vec<f32> {
+        let steps = 200_000;
+        (0..=steps).map(|i| low + (high - low) * (i as f32 / steps as f32)).collect()
+    }
+
+    /// Checks the greatest relative error against `exact`.
+    fn within(bound: f64, exact: fn(f64) -> f64) -> impl Fn(&str, &[f32], Vec<f32>) {
+        move |name, inputs, got| {
+            for (&x, got) in inputs.iter().zip(got) {
+                let want = exact(f64::from(x));
+                let error = (f64::from(got) - want).abs() / want.abs();
+                assert!(want == f64::from(got) || error <= bound, "{name} {x}: {got}, want {want}");
+            }
+        }
+    }
+
+    /// Checks values to the bit, NaN equal to any NaN.
+    fn exactly(want: &'static [f32]) -> impl Fn(&str, &[f32], Vec<f32>) {
+        move |name, inputs, got| {
+            for ((x, got), want) in inputs.iter().zip(got).zip(want) {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{name} {x:?}: {got:?}, want {want:?}");
+            }
+        }
+    }
+
+    /// A NaN whose payload fills the mantissa, sign bit set.
+    const LOUD_NAN: f32 = f32::from_bits(0xffff_ffff);
+
+    fn ln_1p_exp(x: f64) -> f64 {
+        x.max(0.0) + (-x.abs()).exp().ln_1p()
+    }
+
+    #[test]
+    fn exponentials_are_accurate_over_their_range() {
+        on_each_vector!(exp2, sweep(-126.0, 127.4), within(2e-7, f64::exp2));
+        on_each_vector!(exp2, sweep(-1.0, 1.0), within(2e-7, f64::exp2));
+        on_each_vector!(exp, sweep(-87.3, 88.3), within(2.5e-7, f64::exp));
+        on_each_vector!(exp, sweep(-1.0, 1.0), within(2.5e-7, f64::exp));
+    }
+
+    #[test]
+    fn exponentials_of_the_extremes_are_exact() {
+        let inputs = [
+            0.0,
+            -0.0,
+            -1e-10,
+            -128.0,
+            -1e30,
+            f32::NEG_INFINITY,
+            129.0,
+            1e30,
+            f32::INFINITY,
+            f32::NAN,
+            LOUD_NAN,
+        ];
+        let inf = f32::INFINITY;
+        const NAN: f32 = f32::NAN;
+        on_each_vector!(
+            exp2,
+            inputs.to_vec(),
+            exactly(&[1.0, 1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, inf, inf, NAN, NAN])
+        );
+        on_each_vector!(
+            exp,
+            inputs.to_vec(),
+            exactly(&[1.0, 1.0, 1.0, 0.0, 0.0, 0.0, f32::INFINITY, inf, inf, NAN, NAN])
+        );
+    }
+
+    #[test]
+    fn softplus_is_accurate_where_it_is_tiny_and_where_it_is_large() {
+        on_each_vector!(softplus, sweep(-87.0, 30.0), within(5e-7, ln_1p_exp));
+        on_each_vector!(softplus, sweep(-2.0, 2.0), within(5e-7, ln_1p_exp));
+        on_each_vector!(
+            softplus,
+            vec![20.001, 1e4, f32::INFINITY, -200.0, f32::NEG_INFINITY, f32::NAN, LOUD_NAN],
+            exactly(&[20.001, 1e4, f32::INFINITY, 0.0, 0.0, f32::NAN, f32::NAN])
+        );
+    }
+
+    #[test]
+    fn silu_is_accurate_and_stays_finite() {
+        let exact = |x: f64| x / (1.0 + (-x).exp());
+        on_each_vector!(silu, sweep(-87.0, 30.0), within(5e-7, exact));
+        on_each_vector!(
+            silu,
+            vec![-100.0, -1e30, 100.0, f32::INFINITY, f32::NAN, LOUD_NAN],
+            exactly(&[-0.0, -0.0, 100.0, f32::INFINITY, f32::NAN, f32::NAN])
+        );
+    }
+}

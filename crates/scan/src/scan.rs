@@ -1,0 +1,309 @@
+//! The operands of a scan, their checks, and the split into tasks.
+//!
+//! A mixer has one or two directions; a *stream* is one direction of one mixer, and stream
+//! `g * directions + k` is direction `k` of mixer `g`. For every channel of every stream, with a
+//! state `h` of `d_state` values that starts at zero:
+//!
+//! ```text
+//! dt = softplus(delta + delta_bias)
+//! h  = exp(dt * a) * h + dt * b * u
+//! s  = sum over n of c * h + d_skip * u
+//! y  = scale * (sum over the mixer's directions of s) * silu(z)
+//! ```
+//!
+//! Source: `selective_scan_ref`, state-spaces/mamba@e9594ce,
+//! `mamba_ssm/ops/selective_scan_interface.py:127`. Theirs is channel-major; here the token comes
+//! before the channel, the order in which the projections produce it.
+//!
+//! A task is one block of channels of one mixer in one batch, with all directions of the mixer and
+//! all tokens: a sum of two directions has one order, and time is never cut.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+#[cfg(target_arch = "x86_64")]
+use crate::vector::Avx2;
+use crate::{
+    kernel::{self, Block},
+    output::Output,
+    pool::Pool,
+};
+
+/// Largest `d_state` that a scan accepts.
+pub const MAX_D_STATE: usize = 32;
+
+/// What becomes of the streams of a mixer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// They are added: a row of the output holds `d_inner` values per mixer.
+    Sum,
+    /// They are kept side by side: `d_inner` values per stream, each gated by the mixer's `z`.
+    None,
+}
+
+/// One scan: sizes, settings, and operands, which are dense and row-major.
+///
+/// In the shapes, B is `batch`, L `seq_len`, D `d_inner`, N `d_state`, G `groups`, and S the number
+/// of streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// B
+    pub batch: usize,
+    /// L, tokens; with none the output is empty.
+    pub seq_len: usize,
+    /// D, channels of one stream.
+    pub d_inner: usize,
+    /// N, 1 to [`MAX_D_STATE`].
+    pub d_state: usize,
+    /// G, mixers.
+    pub groups: usize,
+    /// [S], one or two streams per mixer: whether the stream walks from the last token to the first.
+    /// Every result is stored at its own token.
+    pub reverse: &'a [bool],
+    /// Whether `delta` still lacks its softplus.
+    pub delta_softplus: bool,
+    /// What becomes of the streams of a mixer.
+    pub combine: Combine,
+    /// Factor on the combined result.
+    pub scale: f32,
+    /// [B, L, S * D], after the short convolution and SiLU.
+    pub u: &'a [f32],
+    /// [B, L, S * D], before bias and softplus.
+    pub delta: &'a [f32],
+    /// [S * D, N], `-exp(A_log)`.
+    pub a: &'a [f32],
+    /// [B, L, S * N]
+    pub b: &'a [f32],
+    /// [B, L, S * N]
+    pub c: &'a [f32],
+    /// [S * D]
+    pub d_skip: Option<&'a [f32]>,
+    /// [B, L, G * D], the gate before SiLU, shared by the directions of a mixer.
+    pub z: Option<&'a [f32]>,
+    /// [S * D]
+    pub delta_bias: Option<&'a [f32]>,
+}
+
+/// A set of instructions that the scan is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tier {
+    /// Plain Rust; runs everywhere.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+        })
+    }
+}
+
+/// The fastest tier of this CPU.
+pub fn tier() -> Tier {
+    #[cfg(target_arch = "x86_64")]
+    if Avx2::detect().is_some() {
+        return Tier::Avx2;
+    }
+    Tier::Portable
+}
+
+/// A scan that was not run, or not to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// `reverse` does not hold one or two streams per group.
+    Streams {
+        /// Mixers.
+        groups: usize,
+        /// Flags in `reverse`.
+        streams: usize,
+    },
+    /// `d_state` is zero or above [`MAX_D_STATE`].
+    StateWidth {
+        /// The `d_state` asked for.
+        got: usize,
+    },
+    /// An operand's length does not follow from the sizes.
+    Length {
+        /// Its field in [`Scan`], or `out`.
+        operand: &'static str,
+        /// Values it should hold.
+        expected: usize,
+        /// Values it holds.
+        got: usize,
+    },
+    /// The CPU lacks the instructions of a tier asked for by name.
+    Unavailable(Tier),
+    /// The pool came back with tasks still to run: `out` is not complete.
+    Unfinished {
+        /// Tasks that ran.
+        finished: usize,
+        /// Tasks of the scan.
+        tasks: usize,
+    },
+}
+
+impl std::error::Error for ScanError {}
+
+impl fmt::Display for ScanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("selective scan: ")?;
+        match self {
+            Self::Streams { groups, streams } => write!(
+                f,
+                "`reverse` holds {streams} streams for {groups} groups, expected one or two per group"
+            ),
+            Self::StateWidth { got } => {
+                write!(f, "`d_state` is {got}, expected 1 to {MAX_D_STATE}")
+            }
+            Self::Length { operand, expected, got } => {
+                write!(f, "`{operand}` holds {got} values, expected {expected}")
+            }
+            Self::Unavailable(tier) => write!(f, "this CPU cannot run the tier `{tier}`"),
+            Self::Unfinished { finished, tasks } => {
+                write!(f, "the pool ran {finished} of {tasks} tasks")
+            }
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// Values that the output holds: B * L * G * D for [`Combine::Sum`], else B * L * S * D.
+    pub fn output_len(&self) -> usize {
+        let blocks = match self.combine {
+            Combine::Sum => self.groups,
+            Combine::None => self.reverse.len(),
+        };
+        product(&[self.batch, self.seq_len, blocks, self.d_inner])
+    }
+
+    /// Streams of a mixer, once [`check`](Self::check) has passed.
+    pub(crate) fn directions(&self) -> usize {
+        self.reverse.len() / self.groups
+    }
+
+    fn check(&self, out: &[f32]) -> Result<(), ScanError> {
+        let (groups, streams) = (self.groups, self.reverse.len());
+        if groups == 0 || streams % groups != 0 || !matches!(streams / groups, 1 | 2) {
+            return Err(ScanError::Streams { groups, streams });
+        }
+        if !(1..=MAX_D_STATE).contains(&self.d_state) {
+            return Err(ScanError::StateWidth { got: self.d_state });
+        }
+        let wide = product(&[self.batch, self.seq_len, streams, self.d_inner]);
+        let states = product(&[self.batch, self.seq_len, streams, self.d_state]);
+        let gate = product(&[self.batch, self.seq_len, groups, self.d_inner]);
+        let channels = product(&[streams, self.d_inner]);
+        let lengths = [
+            ("u", Some(self.u), wide),
+            ("delta", Some(self.delta), wide),
+            ("a", Some(self.a), product(&[channels, self.d_state])),
+            ("b", Some(self.b), states),
+            ("c", Some(self.c), states),
+            ("d_skip", self.d_skip, channels),
+            ("z", self.z, gate),
+            ("delta_bias", self.delta_bias, channels),
+            ("out", Some(out), self.output_len()),
+        ];
+        for (operand, values, expected) in lengths {
+            if let Some(got) = values.map(<[f32]>::len).filter(|&got| got != expected) {
+                return Err(ScanError::Length { operand, expected, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The product, or `usize::MAX`, which is the length of no slice, where it does not fit.
+fn product(sizes: &[usize]) -> usize {
+    if sizes.contains(&0) {
+        return 0;
+    }
+    sizes.iter().fold(1, |product: usize, &size| product.saturating_mul(size))
+}
+
+/// Runs the scan on the fastest tier of this CPU into `out`, all of which is written.
+///
+/// # Errors
+/// Names what does not fit, before anything is written; or says that the pool left tasks undone.
+pub fn selective_scan(
+    scan: &Scan<'_>,
+    out: &mut [f32],
+    pool: &impl Pool,
+) -> Result<(), ScanError> {
+    selective_scan_on(tier(), scan, out, pool)
+}
+
+/// Runs the scan on the tier named, for tests and measurements.
+///
+/// # Errors
+/// As [`selective_scan`], and [`ScanError::Unavailable`].
+pub fn selective_scan_on(
+    tier: Tier,
+    scan: &Scan<'_>,
+    out: &mut [f32],
+    pool: &impl Pool,
+) -> Result<(), ScanError> {
+    scan.check(out)?;
+    match tier {
+        Tier::Portable => run(scan, out, pool, kernel::PORTABLE_CHANNELS, |block, out| {
+            kernel::portable(scan, block, out);
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => {
+            let zero = Avx2::detect().ok_or(ScanError::Unavailable(tier))?;
+            run(scan, out, pool, kernel::AVX2_CHANNELS, |block, out| {
+                // SAFETY: the CPU has AVX2 and FMA, or there would be no `zero`.
+                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
+                unsafe {
+                    kernel::avx2(zero, scan, block, out);
+                }
+            })
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Tier::Avx2 => Err(ScanError::Unavailable(tier)),
+    }
+}
+
+/// Deals blocks of at most `width` channels to the pool.
+fn run(
+    scan: &Scan<'_>,
+    out: &mut [f32],
+    pool: &impl Pool,
+    width: usize,
+    kernel: impl Fn(Block, &Output<'_>) + Sync,
+) -> Result<(), ScanError> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let blocks = scan.d_inner.div_ceil(width);
+    let tasks = scan.batch * scan.groups * blocks;
+    let out = Output::new(out);
+    // `Pool` is a safe trait: that no task runs twice, at the same time even, is enforced here.
+    let started: Vec<AtomicBool> = (0..tasks).map(|_| AtomicBool::new(false)).collect();
+    let finished = AtomicUsize::new(0);
+    pool.run(tasks, &|task| {
+        if started.get(task).is_none_or(|started| started.swap(true, Ordering::Relaxed)) {
+            return;
+        }
+        let first = task % blocks * width;
+        let mixer = task / blocks;
+        let block = Block {
+            batch: mixer / scan.groups,
+            group: mixer % scan.groups,
+            first,
+            width: width.min(scan.d_inner - first),
+        };
+        kernel(block, &out);
+        finished.fetch_add(1, Ordering::Release);
+    });
+    match finished.load(Ordering::Acquire) {
+        finished if finished < tasks => Err(ScanError::Unfinished { finished, tasks }),
+        _ => Ok(()),
+    }
+}

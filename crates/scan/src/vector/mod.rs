@@ -1,0 +1,68 @@
+//! Vectors of `f32`: the operations that the kernel is written in, and one file per instruction set.
+//!
+//! | file | lanes | chosen when |
+//! |---|---|---|
+//! | `portable.rs` | 8 | always possible; the compiler maps the lanes to what the target has |
+//! | `avx2.rs` | 8 | x86-64 with AVX2 and FMA |
+//!
+//! A new instruction set is a file here (`avx512.rs`, `neon.rs`) with one `impl Vector`, a variant of
+//! [`Tier`](crate::Tier) and a wrapper in `kernel.rs` that owns its `#[target_feature]`. A GPU has no
+//! such vectors: its source, as text, belongs in a folder `cuda/` beside this one.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub(crate) use portable::Portable;
+
+use std::ops::{Add, Div, Mul, Sub};
+
+/// The most lanes of any [`Vector`].
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A vector of `f32` lanes.
+///
+/// A value is the proof that the CPU has the instructions: each type hands out its first one after
+/// looking, and all others come from methods on a value. That is why `splat` and `load` take a
+/// `self` that they do not read.
+///
+/// Implementations mark every method `#[inline(always)]`, so that the instruction set that the
+/// caller enables reaches it.
+pub(crate) trait Vector:
+    Copy
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    /// Number of lanes, at most [`MAX_LANES`].
+    const LANES: usize;
+
+    /// `value` in every lane.
+    fn splat(self, value: f32) -> Self;
+
+    /// The first [`LANES`](Self::LANES) values.
+    fn load(self, from: &[f32]) -> Self;
+
+    /// Writes the lanes to the first [`LANES`](Self::LANES) places.
+    fn store(self, to: &mut [f32]);
+
+    /// `self * factor + addend`, rounded once or twice.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+
+    /// The greater of `self` and `low`; a NaN in `self` stays.
+    fn at_least(self, low: Self) -> Self;
+
+    /// The lesser of `self` and `high`; a NaN in `self` stays.
+    fn at_most(self, high: Self) -> Self;
+
+    /// `-|self|`.
+    fn negative_abs(self) -> Self;
+
+    /// The bits shifted left by the 23 bits of the mantissa: the low 8 bits become the exponent.
+    fn low_bits_as_exponent(self) -> Self;
+}

@@ -1,0 +1,61 @@
+//! Sizes of a network, all inferred from a checkpoint's tensors.
+
+/// Kind of the layer norms and the final norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormKind {
+    /// LayerNorm with weight and bias: every published recipe.
+    Layer,
+    /// RMSNorm with weight only: what the SUPERB expert runs on checkpoints trained with
+    /// LayerNorm (SiavashShams/ssamba@019b276 `src/finetune/voxceleb1/ssast/expert.py:68`).
+    Rms,
+}
+
+/// Epsilon of every norm of the network.
+pub const NORM_EPS: f64 = 1e-5;
+
+/// Sizes that a checkpoint's tensors tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Width of tokens, E.
+    pub d_model: usize,
+    /// Number of layers (blocks).
+    pub depth: usize,
+    /// Width inside a mixer, D.
+    pub d_inner: usize,
+    /// State size per channel, N.
+    pub d_state: usize,
+    /// Taps of the short convolution, K.
+    pub d_conv: usize,
+    /// Rank of the step projection, R.
+    pub dt_rank: usize,
+    /// Mel bins of a patch.
+    pub patch_f: usize,
+    /// Frames of a patch.
+    pub patch_t: usize,
+    /// Classes of the head, if there is one.
+    pub n_classes: Option<usize>,
+}
+
+impl Config {
+    /// Columns of `x_proj`: step rank, then B, then C.
+    pub fn x_proj_width(&self) -> usize {
+        self.dt_rank + 2 * self.d_state
+    }
+
+    /// Multiply-accumulates of one clip of `seq_len` tokens: projections, convolutions, scans,
+    /// patch projection and head.
+    pub fn macs(&self, seq_len: usize) -> u64 {
+        let stream = self.d_conv
+            + self.x_proj_width()
+            + self.dt_rank
+            // Per state: decay, decay times state, input, output.
+            + 4 * self.d_state;
+        let mixer = self.d_model * 2 * self.d_inner
+            + 2 * self.d_inner * stream
+            + self.d_inner * self.d_model;
+        let patches = seq_len.saturating_sub(1) * self.patch_f * self.patch_t * self.d_model;
+        let head = self.n_classes.unwrap_or(0) * self.d_model;
+        (self.depth * mixer * seq_len + patches + head) as u64
+    }
+}

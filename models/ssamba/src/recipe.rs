@@ -1,0 +1,377 @@
+//! What a checkpoint cannot tell: input length, strides, front end, head, labels.
+//!
+//! Built in are the published recipes (values: SiavashShams/ssamba@019b276 `src/pretrain`,
+//! `src/finetune/*`); anything else comes from a TOML file, usually beside the checkpoint:
+//!
+//! ```toml
+//! name = "kws12"
+//! labels = ["yes", "no"]      # in the order of the logits
+//! frames = 98                 # 10 ms each
+//! mean = -6.845978            # of the log-mel values over the training set
+//! std = 5.5654526
+//! stride = [128, 2]           # mel bins, frames
+//! # optional, with their defaults:
+//! sample_rate = 16000
+//! mel_bins = 128
+//! head = "mean-tokens"        # class-token, per-second, features
+//! scores = "softmax"          # sigmoid
+//! order = "pad-then-normalise" # normalise-then-pad
+//! subtract_clip_mean = true
+//! norm = "layer"              # rms; default: what the file holds
+//! pairwise = true
+//! halve = true
+//! # optional, checked against the tensors:
+//! patch = [128, 4]
+//! embed_dim = 64
+//! depth = 12
+//! ```
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use ssamba_contract::{FrontEnd, Order, Scores};
+
+use crate::config::{Config, NormKind};
+
+/// How tokens become the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// Mean of the patch tokens, then the classifier: upstream `ft_avgtok`.
+    #[default]
+    MeanTokens,
+    /// The class token, then the classifier: upstream `ft_cls`.
+    ClassToken,
+    /// Sixty slices of the token axis, the class token among them, each classified: upstream
+    /// `ft_avgtok_1sec`. Tokens are frequency-major, so a slice is no second of audio; kept for
+    /// weight compatibility.
+    PerSecond,
+    /// One vector per patch column, before the second final norm: the SUPERB expert.
+    Features,
+}
+
+/// What a checkpoint cannot tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Name of a built-in recipe, or the one in the file.
+    pub name: String,
+    /// One label per class; may be empty.
+    pub labels: Vec<String>,
+    /// How a waveform becomes the network's input.
+    pub front_end: FrontEnd,
+    /// Mel bins between patches.
+    pub stride_f: usize,
+    /// Frames between patches.
+    pub stride_t: usize,
+    /// How tokens become the output.
+    pub head: Head,
+    /// How logits become scores.
+    pub scores: Scores,
+    /// Norm to run; `None` takes what the file holds.
+    pub norm: Option<NormKind>,
+    /// Layers are taken in pairs, the second fed reversed tokens (upstream `if_bidirectional`).
+    pub pairwise: bool,
+    /// Mean instead of sum of the two directions (upstream `if_devide_out`).
+    pub halve: bool,
+    /// Sizes that the file claims, checked against the tensors.
+    pub claims: Claims,
+}
+
+/// Sizes that a recipe file may claim.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    /// Mel bins and frames of a patch.
+    pub patch: Option<[usize; 2]>,
+    /// Width of tokens.
+    pub embed_dim: Option<usize>,
+    /// Number of layers.
+    pub depth: Option<usize>,
+}
+
+/// The TOML form; the keys are those of the cards that accompany checkpoints.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: Option<String>,
+    labels: Option<Vec<String>>,
+    frames: usize,
+    mean: f64,
+    std: f64,
+    stride: [usize; 2],
+    #[serde(default = "sixteen_kilohertz")]
+    sample_rate: u32,
+    #[serde(default = "published_mels")]
+    mel_bins: usize,
+    #[serde(default)]
+    head: Head,
+    scores: Option<Scores>,
+    order: Option<Order>,
+    #[serde(default = "yes")]
+    subtract_clip_mean: bool,
+    norm: Option<NormKind>,
+    #[serde(default = "yes")]
+    pairwise: bool,
+    #[serde(default = "yes")]
+    halve: bool,
+    patch: Option<[usize; 2]>,
+    embed_dim: Option<usize>,
+    depth: Option<usize>,
+    // For people; nothing is read from them.
+    #[serde(rename = "task")]
+    _task: Option<String>,
+    #[serde(rename = "form")]
+    _form: Option<String>,
+    #[serde(rename = "parameters")]
+    _parameters: Option<u64>,
+    #[serde(rename = "accuracy")]
+    _accuracy: Option<toml::Table>,
+    #[serde(rename = "data")]
+    _data: Option<toml::Table>,
+}
+
+fn sixteen_kilohertz() -> u32 {
+    16_000
+}
+
+fn published_mels() -> usize {
+    128
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Names of the built-in recipes.
+pub const BUILT_IN: [&str; 6] =
+    ["speech-commands", "esc50", "audioset", "superb", "urban8k-dasl", "pretrain"];
+
+/// Mean and deviation of the AudioSet and LibriSpeech mix of pretraining.
+const AUDIOSET: (f64, f64) = (-4.2677393, 4.5689974);
+
+impl Recipe {
+    /// A built-in recipe, or `None` for an unknown name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        use Head::{Features, MeanTokens, PerSecond};
+        use Scores::{Sigmoid, Softmax};
+        // Speech Commands and AudioSet were trained with binary cross-entropy: sigmoid.
+        let ((mean, std), n_frames, stride, head, scores) = match name {
+            "speech-commands" => ((-6.845978, 5.5654526), 128, 10, MeanTokens, Sigmoid),
+            "esc50" => ((-6.6268077, 5.358466), 512, 10, MeanTokens, Softmax),
+            "audioset" => (AUDIOSET, 1024, 10, MeanTokens, Sigmoid),
+            "superb" => (AUDIOSET, 1000, 10, Features, Softmax),
+            "urban8k-dasl" => {
+                ((-5.138443946838379, 4.229961395263672), 6144, 16, PerSecond, Softmax)
+            }
+            "pretrain" => (AUDIOSET, 1024, 16, MeanTokens, Softmax),
+            _ => return None,
+        };
+        let superb = name == "superb";
+        Some(Self {
+            name: name.into(),
+            labels: Vec::new(),
+            front_end: FrontEnd {
+                sample_rate: sixteen_kilohertz(),
+                n_mels: published_mels(),
+                n_frames,
+                mean,
+                std,
+                order: if superb { Order::NormaliseThenPad } else { Order::PadThenNormalise },
+                subtract_clip_mean: !superb,
+            },
+            stride_f: stride,
+            stride_t: stride,
+            head,
+            scores,
+            // The SUPERB expert builds RMSNorm and drops the biases of LayerNorm checkpoints.
+            norm: superb.then_some(NormKind::Rms),
+            pairwise: true,
+            halve: true,
+            claims: Claims::default(),
+        })
+    }
+
+    /// A built-in recipe by name, or a TOML file by path.
+    ///
+    /// # Errors
+    /// When it is neither, or the file is not a recipe.
+    pub fn find(name_or_path: &str) -> Result<Self> {
+        if let Some(recipe) = Self::built_in(name_or_path) {
+            return Ok(recipe);
+        }
+        let path = Path::new(name_or_path);
+        ensure!(
+            path.is_file(),
+            "no recipe `{name_or_path}`: expected {} or a TOML file",
+            BUILT_IN.join(", ")
+        );
+        Self::read(path)
+    }
+
+    /// Reads a TOML recipe.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key that is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        Self::parse(&text, &stem.unwrap_or_default())
+            .with_context(|| format!("{}: not a recipe", path.display()))
+    }
+
+    /// Parses a TOML recipe; `name` is used where it gives none.
+    ///
+    /// # Errors
+    /// Names the line and the key that is wrong.
+    pub fn parse(text: &str, name: &str) -> Result<Self> {
+        let file: File =
+            toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+        ensure!(file.frames > 0 && file.mel_bins > 0, "`frames` and `mel_bins` must be positive");
+        ensure!(
+            file.stride[0] > 0 && file.stride[1] > 0,
+            "`stride` is {:?}, expected two positive numbers",
+            file.stride
+        );
+        ensure!(
+            file.mean.is_finite() && file.std.is_finite() && file.std > 0.0,
+            "`mean` {} and `std` {} must be finite, `std` positive",
+            file.mean,
+            file.std
+        );
+        Ok(Self {
+            name: file.name.unwrap_or_else(|| name.into()),
+            labels: file.labels.unwrap_or_default(),
+            front_end: FrontEnd {
+                sample_rate: file.sample_rate,
+                n_mels: file.mel_bins,
+                n_frames: file.frames,
+                mean: file.mean,
+                std: file.std,
+                order: file.order.unwrap_or(Order::PadThenNormalise),
+                subtract_clip_mean: file.subtract_clip_mean,
+            },
+            stride_f: file.stride[0],
+            stride_t: file.stride[1],
+            head: file.head,
+            scores: file.scores.unwrap_or(Scores::Softmax),
+            norm: file.norm,
+            pairwise: file.pairwise,
+            halve: file.halve,
+            claims: Claims { patch: file.patch, embed_dim: file.embed_dim, depth: file.depth },
+        })
+    }
+
+    /// Patches over frequency and time, or an error when a patch does not fit the input.
+    ///
+    /// # Errors
+    /// When the input is smaller than one patch.
+    pub fn grid(&self, config: &Config) -> Result<(usize, usize)> {
+        let steps = |axis, size: usize, patch: usize, stride: usize| {
+            size.checked_sub(patch).map(|rest| rest / stride + 1).ok_or_else(|| {
+                anyhow!(
+                    "recipe `{}` has {size} {axis}, fewer than the {patch} of a patch",
+                    self.name
+                )
+            })
+        };
+        Ok((
+            steps("mel bins", self.front_end.n_mels, config.patch_f, self.stride_f)?,
+            steps("frames", self.front_end.n_frames, config.patch_t, self.stride_t)?,
+        ))
+    }
+
+    /// Checks what the recipe claims against what the tensors tell.
+    ///
+    /// # Errors
+    /// Names the first claim that differs.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let Claims { patch, embed_dim, depth } = self.claims;
+        let found = [config.patch_f, config.patch_t];
+        if let Some(patch) = patch.filter(|&patch| patch != found) {
+            bail!("recipe `{}` says patch = {patch:?}, the checkpoint has {found:?}", self.name);
+        }
+        for (key, claim, found) in
+            [("embed_dim", embed_dim, config.d_model), ("depth", depth, config.depth)]
+        {
+            if let Some(claim) = claim.filter(|&claim| claim != found) {
+                bail!("recipe `{}` says {key} = {claim}, the checkpoint has {found}", self.name);
+            }
+        }
+        if self.pairwise && config.depth % 2 != 0 {
+            bail!(
+                "the checkpoint has {} layers, an odd number: pairs are impossible, set pairwise = false in the recipe",
+                config.depth
+            );
+        }
+        if let Some(classes) = config.n_classes
+            && !self.labels.is_empty()
+            && self.labels.len() != classes
+        {
+            bail!(
+                "recipe `{}` has {} labels, the checkpoint {classes} classes",
+                self.name,
+                self.labels.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KWS: &str =
+        "labels = ['yes', 'no']\nframes = 98\nmean = -6.8\nstd = 5.5\nstride = [128, 2]\n";
+
+    #[test]
+    fn every_built_in_name_is_a_recipe() {
+        for name in BUILT_IN {
+            assert_eq!(Recipe::built_in(name).unwrap().name, name);
+        }
+        assert_eq!(Recipe::built_in("speech_commands"), None);
+    }
+
+    #[test]
+    fn a_toml_recipe_needs_only_what_the_file_cannot_tell() {
+        let recipe = Recipe::parse(KWS, "kws").unwrap();
+        assert_eq!((recipe.name.as_str(), recipe.labels.len()), ("kws", 2));
+        assert_eq!((recipe.stride_f, recipe.stride_t, recipe.front_end.n_mels), (128, 2, 128));
+        assert!(recipe.pairwise && recipe.halve && recipe.norm.is_none());
+    }
+
+    #[test]
+    fn a_misspelled_key_is_named() {
+        let error = Recipe::parse(&format!("{KWS}pairwize = true\n"), "kws").unwrap_err();
+        assert!(error.to_string().contains("pairwize"), "{error}");
+    }
+
+    #[test]
+    fn a_claim_that_differs_from_the_tensors_is_an_error() {
+        let config = Config {
+            d_model: 64,
+            depth: 12,
+            d_inner: 128,
+            d_state: 16,
+            d_conv: 4,
+            dt_rank: 4,
+            patch_f: 128,
+            patch_t: 4,
+            n_classes: Some(2),
+        };
+        for (line, needle) in [
+            ("patch = [16, 16]", "patch = [16, 16]"),
+            ("depth = 24", "depth = 24"),
+            ("embed_dim = 192", "embed_dim = 192"),
+        ] {
+            let recipe = Recipe::parse(&format!("{KWS}{line}\n"), "kws").unwrap();
+            let message = recipe.check(&config).unwrap_err().to_string();
+            assert!(message.contains(needle), "{message}");
+        }
+        let recipe = Recipe::parse(KWS, "kws").unwrap();
+        assert!(recipe.check(&config).is_ok());
+        assert!(recipe.check(&Config { depth: 11, ..config }).is_err());
+        assert!(recipe.check(&Config { n_classes: Some(3), ..config }).is_err());
+        assert_eq!(recipe.grid(&config).unwrap(), (1, 48));
+    }
+}
