@@ -114,7 +114,8 @@ fn positions_of_every_recipe() {
         ("same", (8, 64)),
     ] {
         let got = pos_embed::resample(&pos_embed, (8, 64), grid).unwrap();
-        assert_close(key, &got, &golden.tensor(key).squeeze(0).unwrap(), 1e-6);
+        // PyTorch rounds its interpolation weights in another order.
+        assert_close(key, &got, &golden.tensor(key).squeeze(0).unwrap(), 2e-6);
     }
 }
 

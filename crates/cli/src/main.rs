@@ -1,1 +1,93 @@
-fn main() {}
+//! `ssamba-edge`: export SSAMBA audio models to ONNX, run them, prove that they agree.
+//!
+//! Data goes to stdout, words for people to stderr. Exit codes: 0 done, 1 the answer is no,
+//! 2 usage or error.
+
+mod audio;
+#[cfg(feature = "convert")]
+mod convert;
+#[cfg(feature = "convert")]
+mod demo;
+#[cfg(feature = "convert")]
+mod export;
+#[cfg(feature = "convert")]
+mod inspect;
+mod listen;
+mod provider;
+mod run;
+mod terminal;
+#[cfg(feature = "convert")]
+mod verify;
+
+use std::{io, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Export SSAMBA audio models to ONNX, run them on the edge, and prove that they agree.
+#[derive(Parser)]
+#[command(name = "ssamba-edge", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(feature = "convert")]
+    Export(export::Args),
+    Run(run::Args),
+    #[cfg(feature = "convert")]
+    Verify(verify::Args),
+    #[cfg(feature = "convert")]
+    Inspect(inspect::Args),
+    #[cfg(feature = "convert")]
+    Demo(demo::Args),
+}
+
+/// What a command that ran has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Done, or yes.
+    Yes,
+    /// The check that was asked for did not hold.
+    No,
+    /// Part of the work failed; the reasons are on stderr already.
+    Failed,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Failed) => ExitCode::from(2),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::error(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Answer> {
+    match command {
+        #[cfg(feature = "convert")]
+        Command::Export(args) => export::run(&args),
+        Command::Run(args) => run::run(&args),
+        #[cfg(feature = "convert")]
+        Command::Verify(args) => verify::run(&args),
+        #[cfg(feature = "convert")]
+        Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "convert")]
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// The reader of our output went away, as `head` does: no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -39,7 +39,6 @@ fn assert_close(name: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len(), "{name}");
     let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
     let worst = differences.fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst });
-    eprintln!("{name}: {worst:e}");
     assert!(worst <= tolerance, "{name}: largest difference {worst:e}, allowed {tolerance:e}");
 }
 
@@ -59,7 +58,6 @@ fn filter_banks_agree_with_torch() {
 
     let differences = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     let mean = differences.sum::<f32>() / got.len() as f32;
-    eprintln!("mean {mean:e}");
     assert!(mean <= FBANK_MEAN, "mean difference {mean:e}, allowed {FBANK_MEAN:e}");
 
     let (loud, expected): (Vec<f32>, Vec<f32>) =

@@ -5,6 +5,8 @@
 //! sum over states needs no horizontal add: `b` and `c` are broadcast instead. The state of the
 //! block stays in registers and the first-level cache for the whole walk.
 
+#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
+
 use std::f32::consts::LOG2_E;
 
 use crate::math::{exp2, exp2_not_above_1, silu, softplus};
@@ -63,15 +65,15 @@ fn mixer<V: Vector, const W: usize>(zero: V, scan: &Scan<'_>, block: Block, out:
                 let first = block.first + skipped;
                 let width = V::LANES.min(block.width - skipped);
                 let walk = Walk::new(scan, Block { first, width, ..block }, direction);
-                walk.run::<V, 1, MAX_D_STATE>(zero, scan.d_state, exp2, out);
+                walk.run::<V, 1, MAX_D_STATE, false>(zero, scan.d_state, out);
             }
             continue;
         }
         let walk = Walk::new(scan, block, direction);
         if scan.d_state == USUAL_D_STATE && walk.only_decays() {
-            walk.run::<V, W, USUAL_D_STATE>(zero, USUAL_D_STATE, exp2_not_above_1, out);
+            walk.run::<V, W, USUAL_D_STATE, true>(zero, USUAL_D_STATE, out);
         } else {
-            walk.run::<V, W, MAX_D_STATE>(zero, scan.d_state, exp2, out);
+            walk.run::<V, W, MAX_D_STATE, false>(zero, scan.d_state, out);
         }
     }
 }
@@ -82,9 +84,9 @@ struct Walk<'a> {
     block: Block,
     /// Index of the stream.
     stream: usize,
-    /// Block of D values in a row of the output.
+    /// Which `d_inner` values of an output row are the stream's.
     output_block: usize,
-    /// Blocks of D values in a row of the output.
+    /// How many times `d_inner` values an output row holds.
     output_blocks: usize,
     /// Whether `out` already holds the other direction, to be added to.
     adds: bool,
@@ -113,12 +115,14 @@ impl<'a> Walk<'a> {
 
     /// Walks the tokens with `W` vectors of channels and `d_state` of at most `N` states. The block
     /// fills the vectors, or is a part of a single one.
+    ///
+    /// Nothing here goes through a closure: one that the compiler leaves out of line loses the
+    /// caller's target features, and each operation becomes a call.
     #[inline(always)]
-    fn run<V: Vector, const W: usize, const N: usize>(
+    fn run<V: Vector, const W: usize, const N: usize, const ONLY_DECAYS: bool>(
         &self,
         zero: V,
         d_state: usize,
-        exp2: impl Fn(V) -> V,
         out: &Output<'_>,
     ) {
         let Self { scan, block, .. } = *self;
@@ -160,7 +164,9 @@ impl<'a> Walk<'a> {
             for n in 0..d_state {
                 let (b, c) = (zero.splat(b[n]), zero.splat(c[n]));
                 for w in 0..W {
-                    h[n][w] = exp2(dt[w] * a[n][w]).mul_add(h[n][w], dt_u[w] * b);
+                    let x = dt[w] * a[n][w];
+                    let decay = if ONLY_DECAYS { exp2_not_above_1(x) } else { exp2(x) };
+                    h[n][w] = decay.mul_add(h[n][w], dt_u[w] * b);
                     y[w] = c.mul_add(h[n][w], y[w]);
                 }
             }

@@ -57,7 +57,7 @@ pub struct Scan<'a> {
     pub d_state: usize,
     /// G, mixers.
     pub groups: usize,
-    /// [S], one or two streams per mixer: whether the stream walks from the last token to the first.
+    /// `[S]`, one or two streams per mixer: whether the stream walks from the last token to the first.
     /// Every result is stored at its own token.
     pub reverse: &'a [bool],
     /// Whether `delta` still lacks its softplus.
@@ -66,21 +66,21 @@ pub struct Scan<'a> {
     pub combine: Combine,
     /// Factor on the combined result.
     pub scale: f32,
-    /// [B, L, S * D], after the short convolution and SiLU.
+    /// `[B, L, S * D]`, after the short convolution and SiLU.
     pub u: &'a [f32],
-    /// [B, L, S * D], before bias and softplus.
+    /// `[B, L, S * D]`, before bias and softplus.
     pub delta: &'a [f32],
-    /// [S * D, N], `-exp(A_log)`.
+    /// `[S * D, N]`, `-exp(A_log)`.
     pub a: &'a [f32],
-    /// [B, L, S * N]
+    /// `[B, L, S * N]`
     pub b: &'a [f32],
-    /// [B, L, S * N]
+    /// `[B, L, S * N]`
     pub c: &'a [f32],
-    /// [S * D]
+    /// `[S * D]`
     pub d_skip: Option<&'a [f32]>,
-    /// [B, L, G * D], the gate before SiLU, shared by the directions of a mixer.
+    /// `[B, L, G * D]`, the gate before SiLU, shared by the directions of a mixer.
     pub z: Option<&'a [f32]>,
-    /// [S * D]
+    /// `[S * D]`
     pub delta_bias: Option<&'a [f32]>,
 }
 
@@ -231,11 +231,7 @@ fn product(sizes: &[usize]) -> usize {
 ///
 /// # Errors
 /// Names what does not fit, before anything is written; or says that the pool left tasks undone.
-pub fn selective_scan(
-    scan: &Scan<'_>,
-    out: &mut [f32],
-    pool: &impl Pool,
-) -> Result<(), ScanError> {
+pub fn selective_scan(scan: &Scan<'_>, out: &mut [f32], pool: &impl Pool) -> Result<(), ScanError> {
     selective_scan_on(tier(), scan, out, pool)
 }
 
@@ -307,3 +303,6 @@ fn run(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,11 +112,34 @@ const UNUSED: [(&str, &str); 5] = [
 ];
 
 /// Everything wrong with a checkpoint's names and shapes.
-#[derive(Debug, Default)]
-struct Mismatch {
-    missing: Vec<String>,
-    unexpected: Vec<String>,
-    misshaped: Vec<String>,
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Mismatch {
+    /// Names that the network needs and the file lacks.
+    pub missing: Vec<String>,
+    /// Names in the file that mean nothing here.
+    pub unexpected: Vec<String>,
+    /// Names with the shape found and the shape expected.
+    pub misshaped: Vec<String>,
+}
+
+impl Mismatch {
+    /// Whether everything fits.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshaped.is_empty()
+    }
+}
+
+/// What a checkpoint's names and shapes tell, whether they fit or not.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Sizes inferred from the tensors.
+    pub config: Config,
+    /// Kind of norm that the file holds.
+    pub norm: NormKind,
+    /// Names in the file that inference never uses, with the reason.
+    pub unused: Vec<(String, &'static str)>,
+    /// What does not fit.
+    pub mismatch: Mismatch,
 }
 
 impl fmt::Display for Mismatch {
@@ -147,39 +170,22 @@ impl Weights {
     }
 
     fn take(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let config = infer(tensors)?;
-        let norm = match tensors.contains_key("v.norm_f.bias") {
-            true => NormKind::Layer,
-            false => NormKind::Rms,
-        };
-        let unused: Vec<(String, &'static str)> = tensors
-            .keys()
-            .filter_map(|name| {
-                let (_, why) = UNUSED.iter().find(|(prefix, _)| name.starts_with(prefix))?;
-                Some((name.clone(), *why))
-            })
-            .collect();
-
-        let rows = tensors
-            .get("v.pos_embed")
-            .and_then(|tensor| tensor.dims().get(1).copied())
-            .unwrap_or_default();
-        let mut reader = Reader::new(tensors);
-        let weights = reader.weights(&config, norm, rows);
-        let mut mismatch = reader.mismatch;
-        mismatch.unexpected = tensors
-            .keys()
-            .filter(|name| {
-                !reader.layout.contains_key(*name) && !unused.iter().any(|(u, _)| u == *name)
-            })
-            .cloned()
-            .collect();
-        match weights {
-            Some(weights) if mismatch.unexpected.is_empty() => {
+        match audit(tensors)? {
+            (Audit { unused, mismatch, .. }, Some(weights)) if mismatch.is_empty() => {
                 Ok(Self { pretraining_input: pretraining_input(tensors)?, unused, ..weights })
             }
-            _ => bail!("the checkpoint does not fit SSAMBA: {mismatch}"),
+            (Audit { mismatch, .. }, _) => bail!("the checkpoint does not fit SSAMBA: {mismatch}"),
         }
+    }
+
+    /// Compares a checkpoint with the network without insisting that it fits.
+    ///
+    /// # Errors
+    /// When not even the sizes can be inferred.
+    pub fn audit(checkpoint: &Checkpoint) -> Result<Audit> {
+        audit(&checkpoint.tensors)
+            .map(|(audit, _)| audit)
+            .map_err(|error| anyhow!("{}: {error:#}", checkpoint.path.display()))
     }
 
     /// Parameters that inference uses.
@@ -208,6 +214,38 @@ impl Weights {
             + norm(&self.norm_f)
             + self.head.as_ref().map_or(0, head)
     }
+}
+
+fn audit(tensors: &BTreeMap<String, Tensor>) -> Result<(Audit, Option<Weights>)> {
+    let config = infer(tensors)?;
+    let is_norm_bias =
+        |name: &String| name == "v.norm_f.bias" || name.starts_with("v.") && name.ends_with(".norm.bias");
+    let norm = match tensors.keys().any(is_norm_bias) {
+        true => NormKind::Layer,
+        false => NormKind::Rms,
+    };
+    let unused: Vec<(String, &'static str)> = tensors
+        .keys()
+        .filter_map(|name| {
+            let (_, why) = UNUSED.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+            Some((name.clone(), *why))
+        })
+        .collect();
+    let rows = tensors
+        .get("v.pos_embed")
+        .and_then(|tensor| tensor.dims().get(1).copied())
+        .unwrap_or_default();
+    let mut reader = Reader::new(tensors);
+    let weights = reader.weights(&config, norm, rows);
+    let mut mismatch = reader.mismatch;
+    mismatch.unexpected = tensors
+        .keys()
+        .filter(|name| {
+            !reader.layout.contains_key(*name) && !unused.iter().any(|(other, _)| other == *name)
+        })
+        .cloned()
+        .collect();
+    Ok((Audit { config, norm, unused, mismatch }, weights))
 }
 
 /// Names and stored shapes of all parameters that inference uses, for a network of these sizes

@@ -1,0 +1,179 @@
+//! A model and its card to one `.onnx` file.
+
+use anyhow::{Context, Result, bail};
+use onnx_protobuf::{
+    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
+};
+use protobuf::{Message, MessageField};
+use ssamba_contract::{
+    Card,
+    io::{EMBEDDING, FBANK, FEATURES, LOGITS},
+    op,
+};
+use ssamba_model::{Head, Model, head::SECONDS};
+
+use crate::{
+    function::{OPSET, ScanConfiguration},
+    graph::{Axis, Constants, GraphBuilder, Value, float_value},
+    lower::{
+        block::Encoder,
+        head::{Results, head},
+        patch_embed::patch_embed,
+    },
+};
+
+/// Version of the file format: the newest that onnx-protobuf 0.2 writes.
+const IR_VERSION: i64 = 10;
+
+/// What can be chosen about an export.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Lower the two layers of a pair as one step; ignored where the recipe has no pairs.
+    pub pair_fusion: bool,
+    /// Put out the pooled embedding beside the logits.
+    pub embedding: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pair_fusion: true, embedding: false }
+    }
+}
+
+/// Lowers `model` to the bytes of an `.onnx` file that carries `card`; the same input always gives
+/// the same bytes.
+///
+/// # Errors
+/// When the model's tensors cannot be read, or the file would pass protobuf's limit of 2 GiB.
+pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> {
+    let config = &model.weights().config;
+    let recipe = model.recipe();
+    let fuse = options.pair_fusion && recipe.pairwise;
+    let groups = if fuse { 2 } else { 1 };
+    let scan = ScanConfiguration {
+        groups,
+        reverse: [false, true].repeat(groups),
+        // Halving is a power of two, folded into the out-projection.
+        scale: 1.0,
+        d_inner: config.d_inner,
+        d_state: config.d_state,
+    };
+
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let encoder = Encoder { model, scan: &scan };
+    let tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
+    let (rho, k) = encoder.layers(&mut g, tokens, fuse)?;
+    let results = head(&mut g, &encoder, &rho, k)?;
+    let output = outputs(&mut g, model, &results, options);
+
+    let (node, initializer) = g.into_parts();
+    let front_end = &card.front_end;
+    let input_axes =
+        [Axis::Named("batch"), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
+    let proto = ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "ssamba-edge".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        opset_import: vec![
+            OperatorSetIdProto { version: OPSET, ..Default::default() },
+            OperatorSetIdProto {
+                domain: op::DOMAIN.into(),
+                version: op::VERSION,
+                ..Default::default()
+            },
+        ],
+        metadata_props: card
+            .to_metadata()
+            .into_iter()
+            .map(|(key, value)| StringStringEntryProto { key, value, ..Default::default() })
+            .collect(),
+        functions: vec![scan.function()],
+        graph: MessageField::some(GraphProto {
+            name: "ssamba".into(),
+            node,
+            initializer,
+            input: vec![float_value(FBANK, &input_axes)],
+            output,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    proto.write_to_bytes().context("the file cannot be serialised")
+}
+
+/// Names the outputs and declares their shapes.
+fn outputs(
+    g: &mut GraphBuilder,
+    model: &Model,
+    results: &Results,
+    options: &Options,
+) -> Vec<ValueInfoProto> {
+    let config = &model.weights().config;
+    let per_second = model.recipe().head == Head::PerSecond;
+    let clip = |width| match per_second {
+        true => vec![Axis::Named("batch"), Axis::Fixed(SECONDS), Axis::Fixed(width)],
+        false => vec![Axis::Named("batch"), Axis::Fixed(width)],
+    };
+    let mut declared = Vec::new();
+    if let Some(logits) = &results.logits {
+        g.output(logits, LOGITS);
+        declared.push(float_value(LOGITS, &clip(config.n_classes.unwrap_or_default())));
+    }
+    if let Some(features) = &results.features {
+        let (rows, columns) = model.grid();
+        g.output(features, FEATURES);
+        let axes = [Axis::Named("batch"), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
+        declared.push(float_value(FEATURES, &axes));
+    }
+    // A file without a classifier is a feature extractor: it always puts out its embedding.
+    if options.embedding || declared.is_empty() {
+        g.output(&results.embedding, EMBEDDING);
+        declared.push(float_value(EMBEDDING, &clip(config.d_model)));
+    }
+    declared
+}
+
+/// The card of a model: what its recipe and sizes say, plus where it came from.
+///
+/// # Errors
+/// When there are labels, but not one for each class.
+pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> {
+    let recipe = model.recipe();
+    let config = &model.weights().config;
+    if let Some(classes) = config.n_classes
+        && !recipe.labels.is_empty()
+        && recipe.labels.len() != classes
+    {
+        bail!("{} labels were given for {classes} classes", recipe.labels.len());
+    }
+    let (rows, columns) = model.grid();
+    let head = serde_json::to_value(recipe.head)?;
+    let norm = serde_json::to_value(model.norm())?;
+    let network = format!(
+        "d_model={} depth={} d_inner={} d_state={} patch={}x{} stride={}x{} grid={rows}x{columns} \
+         tokens={} head={} norm={} pairwise={} halve={}",
+        config.d_model,
+        config.depth,
+        config.d_inner,
+        config.d_state,
+        config.patch_f,
+        config.patch_t,
+        recipe.stride_f,
+        recipe.stride_t,
+        model.seq_len(),
+        head.as_str().unwrap_or_default(),
+        norm.as_str().unwrap_or_default(),
+        recipe.pairwise,
+        recipe.halve,
+    );
+    Ok(Card {
+        name: name.into(),
+        labels: if config.n_classes.is_some() { recipe.labels.clone() } else { Vec::new() },
+        scores: recipe.scores,
+        recipe: recipe.name.clone(),
+        front_end: recipe.front_end.clone(),
+        checkpoint_sha256: checkpoint_sha256.into(),
+        converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
+        network,
+    })
+}

@@ -1,0 +1,237 @@
+//! The operator's body in standard operators, so that a runtime without our library runs the same
+//! file.
+//!
+//! ONNX functions cannot branch on attributes: a body is made for one configuration, and every node
+//! of a model has the same one. Streams that walk the same way share one state, [batch, streams,
+//! d_state, d_inner]: the broadcasts run along `d_inner` contiguous values, and one `Scan` holds
+//! both directions, each stored at its own token. No tensor spans tokens, channels *and* states.
+
+use onnx_protobuf::{
+    FunctionProto, GraphProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
+};
+use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, attribute};
+
+use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value};
+
+/// Standard operator set that graph and function are written in.
+pub(crate) const OPSET: i64 = 20;
+
+/// The one configuration of `SelectiveScan` in a model: softplus on, directions summed, all
+/// optional operands present.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ScanConfiguration {
+    pub(crate) groups: usize,
+    /// Per stream; stream `g * directions + k`.
+    pub(crate) reverse: Vec<bool>,
+    pub(crate) scale: f32,
+    pub(crate) d_inner: usize,
+    pub(crate) d_state: usize,
+}
+
+impl ScanConfiguration {
+    /// Attributes of the node, each spelled out.
+    pub(crate) fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let reverse = self.reverse.iter().map(|&reverse| i64::from(reverse)).collect();
+        vec![
+            (attribute::GROUPS, Attribute::Int(self.groups as i64)),
+            (attribute::REVERSE, Attribute::Ints(reverse)),
+            (attribute::DELTA_SOFTPLUS, Attribute::Int(1)),
+            (attribute::COMBINE, Attribute::Text("sum")),
+            (attribute::SCALE, Attribute::Float(self.scale)),
+            (attribute::GATE, Attribute::Text("silu")),
+        ]
+    }
+
+    /// The model-local function.
+    pub(crate) fn function(&self) -> FunctionProto {
+        let mut body = GraphBuilder::new(Constants::Nodes);
+        let y = self.body(&mut body);
+        body.output(&y, "y");
+        let (node, _) = body.into_parts();
+        let defaults = self.attributes().into_iter().map(|(name, value)| value.named(name));
+        FunctionProto {
+            domain: DOMAIN.into(),
+            name: SELECTIVE_SCAN.into(),
+            doc_string: "The recurrence h = exp(dt * A) * h + dt * Bm * u, y = Cm . h + Dskip * u of a Mamba mixer, \
+                         for several streams at once; the body serves the attribute values given as defaults."
+                .into(),
+            input: OPERANDS.map(Into::into).to_vec(),
+            output: vec!["y".into()],
+            attribute_proto: defaults.collect(),
+            node,
+            opset_import: vec![OperatorSetIdProto { version: OPSET, ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    fn body(&self, g: &mut GraphBuilder) -> Value {
+        let [u, delta, a, b, c, d_skip, z, delta_bias] = OPERANDS.map(Value::named);
+        let (streams, d_inner, d_state) =
+            (self.reverse.len() as i64, self.d_inner as i64, self.d_state as i64);
+        let biased = g.add(&delta, &delta_bias);
+        let dt = g.node("Softplus", &[&biased], &[]);
+        let du = g.mul(&dt, &u);
+        let per_stream = [
+            g.reshape(&dt, &[0, 0, streams, d_inner]),
+            g.reshape(&du, &[0, 0, streams, d_inner]),
+            g.reshape(&b, &[0, 0, streams, d_state]),
+            g.reshape(&c, &[0, 0, streams, d_state]),
+        ];
+        let a = g.reshape(&a, &[streams, d_inner, d_state]);
+
+        let mut walks = Vec::new();
+        for reverse in [false, true] {
+            let members: Vec<i64> =
+                (0..streams).filter(|&stream| self.reverse[stream as usize] == reverse).collect();
+            if !members.is_empty() {
+                walks.push(self.walk(g, reverse, members, &per_stream, &a));
+            }
+        }
+        let ys = scan(g, &walks);
+
+        // Back to the order of the streams.
+        let order: Vec<i64> = walks.iter().flat_map(|walk| walk.members.iter().copied()).collect();
+        let back: Vec<i64> = (0..streams).filter_map(|stream| position(&order, stream)).collect();
+        let mut y = g.concat(&ys, 2);
+        if back.iter().enumerate().any(|(index, &from)| index as i64 != from) {
+            let back = g.integers(&back);
+            y = g.node("Gather", &[&y, &back], &[("axis", Attribute::Int(2))]);
+        }
+        let y = g.reshape(&y, &[0, 0, streams * d_inner]);
+        let skip = g.mul(&u, &d_skip);
+        let mut y = g.add(&y, &skip);
+
+        let groups = self.groups as i64;
+        if streams != groups {
+            let split = g.reshape(&y, &[0, 0, groups, streams / groups, d_inner]);
+            let axes = g.integers(&[3]);
+            y = g.node("ReduceSum", &[&split, &axes], &[("keepdims", Attribute::Int(0))]);
+            y = g.reshape(&y, &[0, 0, groups * d_inner]);
+        }
+        if self.scale != 1.0 {
+            let scale = g.floats("scale", &[], &[f64::from(self.scale)]);
+            y = g.mul(&y, &scale);
+        }
+        let gate = g.silu(&z);
+        g.mul(&y, &gate)
+    }
+
+    /// The streams `members` of every operand, shaped for the loop.
+    fn walk(
+        &self,
+        g: &mut GraphBuilder,
+        reverse: bool,
+        members: Vec<i64>,
+        per_stream: &[Value; 4],
+        a: &Value,
+    ) -> Walk {
+        let (count, d_inner, d_state) =
+            (members.len() as i64, self.d_inner as i64, self.d_state as i64);
+        let all = members.len() == self.reverse.len();
+        let indices = g.integers(&members);
+        let pick = |g: &mut GraphBuilder, value: &Value, axis| match all {
+            true => value.clone(),
+            false => g.node("Gather", &[value, &indices], &[("axis", Attribute::Int(axis))]),
+        };
+        let shapes: [[i64; 5]; 4] = [
+            [0, 0, count, 1, d_inner],
+            [0, 0, count, 1, d_inner],
+            [0, 0, count, d_state, 1],
+            [0, 0, count, 1, d_state],
+        ];
+        let sequences = per_stream
+            .iter()
+            .zip(shapes)
+            .map(|(value, shape)| {
+                let picked = pick(g, value, 2);
+                g.reshape(&picked, &shape)
+            })
+            .collect();
+        let a = pick(g, a, 0);
+        let a = g.transpose(&a, &[0, 2, 1]);
+
+        let delta = Value::named(OPERANDS[1]);
+        let batch =
+            g.node("Shape", &[&delta], &[("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
+        let rest = g.integers(&[count, d_state, d_inner]);
+        let shape = g.concat(&[batch, rest], 0);
+        let zero = TensorProto {
+            dims: vec![1],
+            data_type: DataType::FLOAT as i32,
+            raw_data: 0_f32.to_le_bytes().into(),
+            ..Default::default()
+        };
+        let h = g.node("ConstantOfShape", &[&shape], &[("value", Attribute::Tensor(zero))]);
+        Walk { reverse, members, h, a, sequences }
+    }
+}
+
+/// Streams that walk the same way.
+struct Walk {
+    reverse: bool,
+    members: Vec<i64>,
+    /// Zero state, [batch, streams, d_state, d_inner].
+    h: Value,
+    /// [streams, d_state, d_inner]
+    a: Value,
+    /// dt, dt * u, B, C: [batch, tokens, streams, ..].
+    sequences: Vec<Value>,
+}
+
+fn position(order: &[i64], stream: i64) -> Option<i64> {
+    order.iter().position(|&member| member == stream).map(|index| index as i64)
+}
+
+/// One `Scan` over the tokens for all walks; yields [batch, tokens, streams, 1, d_inner] for each.
+fn scan(g: &mut GraphBuilder, walks: &[Walk]) -> Vec<Value> {
+    let mut body = GraphBuilder::new(Constants::Initializers);
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let info = |value: &Value, rank: usize| float_value(value.name(), &vec![Axis::Unknown; rank]);
+    let (mut states, mut tokens) = (Vec::new(), Vec::new());
+    for (index, walk) in walks.iter().enumerate() {
+        // Names inside must differ from every name outside.
+        let [h, dt, du, b, c] =
+            ["h", "dt", "du", "b", "c"].map(|name| Value::named(format!("step{index}/{name}")));
+        body.scope(format!("step{index}"), |body| {
+            let exponent = body.mul(&dt, &walk.a);
+            let decay = body.node("Exp", &[&exponent], &[]);
+            let kept = body.mul(&decay, &h);
+            let new = body.mul(&b, &du);
+            let next = body.add(&kept, &new);
+            let y = body.matmul(&c, &next);
+            states.push(info(&next, 4));
+            tokens.push(info(&y, 4));
+        });
+        inputs.push(info(&h, 4));
+        outputs.push([dt, du, b, c].map(|value| info(&value, 4)));
+    }
+    inputs.extend(outputs.into_iter().flatten());
+    states.extend(tokens);
+    let (node, initializer) = body.into_parts();
+    let graph = GraphProto {
+        name: "token".into(),
+        node,
+        initializer,
+        input: inputs,
+        output: states,
+        ..Default::default()
+    };
+
+    let mut operands: Vec<&Value> = walks.iter().map(|walk| &walk.h).collect();
+    operands.extend(walks.iter().flat_map(|walk| &walk.sequences));
+    let per_walk = walks.first().map_or(0, |walk| walk.sequences.len());
+    let directions = |times: usize| {
+        let flags = walks.iter().flat_map(|walk| vec![i64::from(walk.reverse); times]);
+        Attribute::Ints(flags.collect())
+    };
+    let attributes = [
+        ("body", Attribute::Graph(graph)),
+        ("num_scan_inputs", Attribute::Int((walks.len() * per_walk) as i64)),
+        ("scan_input_axes", Attribute::Ints(vec![1; walks.len() * per_walk])),
+        ("scan_input_directions", directions(per_walk)),
+        ("scan_output_axes", Attribute::Ints(vec![1; walks.len()])),
+        ("scan_output_directions", directions(1)),
+    ];
+    let mut results = g.node_in("", "Scan", &operands, &attributes, 2 * walks.len());
+    results.split_off(walks.len())
+}

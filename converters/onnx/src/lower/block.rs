@@ -1,0 +1,185 @@
+//! Norms, residuals, and the order of layers.
+//!
+//! The residual of the published network doubles at every pair. The graph carries
+//! `rho = s / 2^k` instead, which stays bounded: with `F` and `G` the two layers of pair `k`,
+//!
+//! ```text
+//! s'   = 2 * s + F(s) + G(s)
+//! rho' = rho + (F(rho) + G(rho)) / 2^(k+1)      where the norms use eps / 4^k
+//! ```
+//!
+//! The factor is a power of two and goes into the out-projection without rounding. Both layers of a
+//! pair read the same `rho`, so nothing orders them: by default they are lowered as one step.
+
+use anyhow::Result;
+use ssamba_model::{
+    Config, Model, NORM_EPS, NormKind,
+    weights::{LayerWeights, NormWeights},
+};
+
+use super::{
+    matrix::vector,
+    mixer::{InProjection, Oriented, mixers},
+};
+use crate::{
+    function::ScanConfiguration,
+    graph::{Attribute, GraphBuilder, Value},
+};
+
+/// Encoder under construction: its parameters, and how far the residual is scaled down.
+pub(crate) struct Encoder<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) scan: &'a ScanConfiguration,
+}
+
+impl Encoder<'_> {
+    fn config(&self) -> &Config {
+        &self.model.weights().config
+    }
+
+    /// All layers: tokens to `rho`, and the number of pairs `k` with `s = rho * 2^k`.
+    pub(crate) fn layers(
+        &self,
+        g: &mut GraphBuilder,
+        tokens: Value,
+        fuse: bool,
+    ) -> Result<(Value, i32)> {
+        let layers = &self.model.weights().layers;
+        // Mean instead of sum of the directions.
+        let halve = if self.model.recipe().halve { 0.5 } else { 1.0 };
+        if !self.model.recipe().pairwise {
+            let mut stream = tokens;
+            for (index, layer) in layers.iter().enumerate() {
+                let update = g.scope(format!("layer{index}"), |g| {
+                    self.layer(g, layer, false, 0, halve, &stream)
+                })?;
+                stream = g.scope(format!("layer{index}"), |g| g.add(&stream, &update));
+            }
+            return Ok((stream, 0));
+        }
+        let mut rho = tokens;
+        let mut k = 0;
+        for pair in layers.chunks_exact(2) {
+            let scale = halve * f64::from(-(k + 1)).exp2();
+            rho = g.scope(format!("pair{k}"), |g| match fuse {
+                true => {
+                    let update = self.pair(g, pair, k, scale, &rho)?;
+                    anyhow::Ok(g.add(&rho, &update))
+                }
+                false => {
+                    let first =
+                        g.scope("first", |g| self.layer(g, &pair[0], false, k, scale, &rho))?;
+                    let second =
+                        g.scope("second", |g| self.layer(g, &pair[1], true, k, scale, &rho))?;
+                    let update = g.add(&first, &second);
+                    Ok(g.add(&rho, &update))
+                }
+            })?;
+            k += 1;
+        }
+        Ok((rho, k))
+    }
+
+    /// One layer, norm to out-projection.
+    fn layer(
+        &self,
+        g: &mut GraphBuilder,
+        layer: &LayerWeights,
+        reversed: bool,
+        k: i32,
+        out_scale: f64,
+        rho: &Value,
+    ) -> Result<Value> {
+        let oriented = [Oriented { mixer: &layer.mixer, reversed }];
+        let normalised = self.norm(g, "norm", Some(&layer.norm), k, rho)?;
+        let in_projection = InProjection::new(&oriented, None)?;
+        mixers(g, self.config(), &oriented, &in_projection, self.scan, out_scale, &normalised)
+    }
+
+    /// Both layers of a pair as one step: one norm without parameters, whose two sets go into one
+    /// in-projection.
+    fn pair(
+        &self,
+        g: &mut GraphBuilder,
+        pair: &[LayerWeights],
+        k: i32,
+        out_scale: f64,
+        rho: &Value,
+    ) -> Result<Value> {
+        let oriented = [
+            Oriented { mixer: &pair[0].mixer, reversed: false },
+            Oriented { mixer: &pair[1].mixer, reversed: true },
+        ];
+        let norms = pair
+            .iter()
+            .map(|layer| {
+                let bias = match self.model.norm() {
+                    NormKind::Layer => layer.norm.bias.as_ref().map(vector).transpose()?,
+                    NormKind::Rms => None,
+                };
+                Ok((vector(&layer.norm.weight)?, bias))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let normalised = self.norm(g, "norm", None, k, rho)?;
+        let in_projection = InProjection::new(&oriented, Some(&norms))?;
+        mixers(g, self.config(), &oriented, &in_projection, self.scan, out_scale, &normalised)
+    }
+
+    /// A norm of the network's kind with epsilon scaled for `rho = s / 2^k`; without parameters
+    /// where `weights` is `None`.
+    pub(crate) fn norm(
+        &self,
+        g: &mut GraphBuilder,
+        name: &str,
+        weights: Option<&NormWeights>,
+        k: i32,
+        x: &Value,
+    ) -> Result<Value> {
+        let eps = NORM_EPS * f64::from(-2 * k).exp2();
+        norm(g, name, self.model.norm(), self.config().d_model, weights, eps, x)
+    }
+}
+
+/// A norm over the last axis.
+pub(crate) fn norm(
+    g: &mut GraphBuilder,
+    name: &str,
+    kind: NormKind,
+    d_model: usize,
+    weights: Option<&NormWeights>,
+    eps: f64,
+    x: &Value,
+) -> Result<Value> {
+    let weight = weights.map(|weights| vector(&weights.weight)).transpose()?;
+    let bias = match weights.and_then(|weights| weights.bias.as_ref()) {
+        Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
+        _ => None,
+    };
+    Ok(g.scope(name, |g| match kind {
+        NormKind::Layer => {
+            let weight =
+                g.floats("weight", &[d_model], &weight.unwrap_or_else(|| vec![1.0; d_model]));
+            let bias = bias.map(|bias| g.floats("bias", &[d_model], &bias));
+            let inputs: Vec<&Value> = [x, &weight].into_iter().chain(&bias).collect();
+            let attributes =
+                [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(eps as f32))];
+            g.node("LayerNormalization", &inputs, &attributes)
+        }
+        NormKind::Rms => {
+            let square = g.mul(x, x);
+            let axes = g.integers(&[-1]);
+            let mean = g.node("ReduceMean", &[&square, &axes], &[]);
+            let eps = g.floats("eps", &[], &[eps]);
+            let shifted = g.add(&mean, &eps);
+            let root = g.node("Sqrt", &[&shifted], &[]);
+            let normalised = g.node("Div", &[x, &root], &[]);
+            match weight {
+                Some(weight) => {
+                    let weight = g.floats("weight", &[d_model], &weight);
+                    g.mul(&normalised, &weight)
+                }
+                None => normalised,
+            }
+        }
+    }))
+}

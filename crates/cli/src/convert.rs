@@ -1,0 +1,193 @@
+//! From a checkpoint on disk to a model and its card: what `export`, `verify`, `inspect` and `demo`
+//! share.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
+use ssamba_contract::{
+    Card, Outputs, Session, Tensor,
+    io::{EMBEDDING, FEATURES, LOGITS},
+};
+use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipe::BUILT_IN, recipes_for};
+
+/// What a checkpoint cannot tell, on the command line.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct RecipeArgs {
+    /// Recipe: speech-commands, esc50, audioset, superb, urban8k-dasl, pretrain, or a TOML file [default: the TOML file beside the checkpoint].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
+    /// Labels, one a line in the order of the classes, or upstream's `class_labels_indices.csv`.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+}
+
+/// A checkpoint, understood.
+pub struct Source {
+    pub model: Model,
+    /// Hexadecimal SHA-256 of the checkpoint file.
+    pub sha256: String,
+    /// Where the recipe came from, for people.
+    pub recipe_origin: String,
+}
+
+impl Source {
+    /// Reads `checkpoint`; `fallback` names a built-in recipe to use where nothing else says one.
+    pub fn read(checkpoint: &Path, args: &RecipeArgs, fallback: Option<&str>) -> Result<Self> {
+        let file = Checkpoint::read(checkpoint)?;
+        let weights = Weights::load(&file)?;
+        let (mut recipe, recipe_origin) = find_recipe(checkpoint, &weights, args, fallback)?;
+        if let Some(path) = &args.labels {
+            recipe.labels = read_labels(path)?;
+        }
+        let model =
+            Model::new(weights, recipe).with_context(|| checkpoint.display().to_string())?;
+        Ok(Self { model, sha256: sha256_of(checkpoint)?, recipe_origin })
+    }
+
+    /// The card of an export of this model.
+    pub fn card(&self, name: &str) -> Result<Card> {
+        ssamba_onnx::card(&self.model, name, &self.sha256)
+    }
+}
+
+fn find_recipe(
+    checkpoint: &Path,
+    weights: &Weights,
+    args: &RecipeArgs,
+    fallback: Option<&str>,
+) -> Result<(Recipe, String)> {
+    if let Some(name) = &args.recipe {
+        return Ok((Recipe::find(name)?, "as asked".into()));
+    }
+    let beside = checkpoint.with_extension("toml");
+    if beside.is_file() {
+        return Ok((Recipe::read(&beside)?, beside.display().to_string()));
+    }
+    if let Some(recipe) = fallback.and_then(Recipe::built_in) {
+        return Ok((recipe, "named by the model's card".into()));
+    }
+    if weights.pretraining_input.is_some() {
+        let recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
+        return Ok((recipe, "a pretraining checkpoint".into()));
+    }
+    let fitting = recipes_for(&weights.config, weights.pos_embed.dim(0)?);
+    bail!(
+        "{}: a checkpoint does not say how its audio was prepared; pass --recipe NAME|FILE or put {} beside it; \
+         built-in recipes with as many patches: {}",
+        checkpoint.display(),
+        beside.display(),
+        if fitting.is_empty() { "none".into() } else { fitting.join(", ") },
+    )
+}
+
+/// One label a line, or a table with a `display_name` column as upstream ships it.
+fn read_labels(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    ensure!(!lines.is_empty(), "{}: no labels in this file", path.display());
+    if lines[0] != "index,mid,display_name" {
+        return Ok(lines.into_iter().map(Into::into).collect());
+    }
+    let rows = lines[1..].iter().enumerate().map(|(index, line)| {
+        let mut cells = line.splitn(3, ',');
+        match (cells.next(), cells.next(), cells.next()) {
+            (Some(number), Some(_), Some(name)) if number == index.to_string() => {
+                Ok(name.trim_matches('"').to_owned())
+            }
+            _ => Err(anyhow!(
+                "{}: line {} is `{line}`, expected `{index},id,name`",
+                path.display(),
+                index + 2
+            )),
+        }
+    });
+    rows.collect()
+}
+
+/// Hexadecimal SHA-256 of a file.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    Ok(sha256(&bytes))
+}
+
+/// Hexadecimal SHA-256.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a file whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let at = || format!("cannot write {}", path.display());
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".ssamba-edge-")
+        .permissions(permissions())
+        .tempfile_in(folder)
+        .with_context(at)?;
+    io_write(&mut file, bytes).with_context(at)?;
+    file.persist(path).map_err(|error| error.error).with_context(at)?;
+    Ok(())
+}
+
+fn io_write(file: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
+    file.write_all(bytes)?;
+    file.flush()
+}
+
+/// What the umask leaves of the permissions of an ordinary new file.
+#[cfg(unix)]
+fn permissions() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}
+
+/// `candle` as one more runtime: the reference that the others are held against.
+pub struct CandleSession {
+    model: Model,
+    card: Card,
+}
+
+impl CandleSession {
+    pub fn new(model: Model, card: Card) -> Self {
+        Self { model, card }
+    }
+}
+
+impl Session for CandleSession {
+    fn provider(&self) -> &str {
+        "candle"
+    }
+
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
+        let device = candle_core::Device::Cpu;
+        let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
+        let outputs = self.model.forward(&input)?;
+        let named = [
+            (LOGITS, outputs.logits),
+            (FEATURES, outputs.features),
+            (EMBEDDING, Some(outputs.embedding)),
+        ];
+        let tensors = named.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)));
+        let converted = tensors.map(|(name, tensor)| {
+            let data = tensor.flatten_all()?.to_vec1()?;
+            Ok((name.to_owned(), Tensor::new(tensor.dims(), data)?))
+        });
+        Ok(Outputs::new(converted.collect::<Result<_>>()?))
+    }
+}
+
+/// Recipe names for help and messages.
+pub fn built_in_names() -> String {
+    BUILT_IN.join(", ")
+}

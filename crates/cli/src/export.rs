@@ -1,0 +1,107 @@
+//! `ssamba-edge export`: a checkpoint to one `.onnx` file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    Answer,
+    convert::{RecipeArgs, Source, sha256, write_whole},
+    terminal,
+};
+
+/// Export a checkpoint (.pth or .safetensors) to one ONNX file.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Official `.pth` file or safetensors with the same names.
+    checkpoint: PathBuf,
+    /// File to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Name of the model in its card [default: the recipe file's, or the checkpoint's file name].
+    #[arg(long)]
+    name: Option<String>,
+    /// Put out the pooled embedding beside the logits.
+    #[arg(long)]
+    embedding: bool,
+    /// Lower layer by layer instead of two layers of a pair as one step.
+    #[arg(long)]
+    no_pair_fusion: bool,
+}
+
+/// What was written.
+pub struct Exported {
+    pub source: Source,
+    pub bytes: Vec<u8>,
+}
+
+/// Lowers a checkpoint and writes the file.
+pub fn export(
+    checkpoint: &Path,
+    output: &Path,
+    recipe: &RecipeArgs,
+    name: Option<&str>,
+    options: &ssamba_onnx::Options,
+) -> Result<Exported> {
+    // Hidden by itself where stderr is no terminal.
+    let progress = ProgressBar::new_spinner()
+        .with_style(ProgressStyle::with_template("{spinner} {msg}").context("a valid template")?);
+    progress.enable_steady_tick(std::time::Duration::from_millis(100));
+    let steps = || -> Result<Exported> {
+        progress.set_message(format!("reading {}", checkpoint.display()));
+        let source = Source::read(checkpoint, recipe, None)?;
+        progress.set_message("lowering");
+        let stem = checkpoint.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
+        let bytes = ssamba_onnx::export(&source.model, &card, options)?;
+        progress.set_message(format!("writing {}", output.display()));
+        write_whole(output, &bytes)?;
+        Ok(Exported { source, bytes })
+    };
+    let exported = steps();
+    progress.finish_and_clear();
+    exported
+}
+
+pub fn run(args: &Args) -> Result<Answer> {
+    let options =
+        ssamba_onnx::Options { pair_fusion: !args.no_pair_fusion, embedding: args.embedding };
+    let name = args.name.as_deref();
+    let Exported { source, bytes } =
+        export(&args.checkpoint, &args.output, &args.recipe, name, &options)?;
+
+    let model = &source.model;
+    let weights = model.weights();
+    let (rows, columns) = model.grid();
+    let recipe = model.recipe();
+    terminal::note(format!("wrote       {}", args.output.display()));
+    terminal::note(format!("recipe      {} ({})", recipe.name, source.recipe_origin));
+    terminal::note(format!(
+        "parameters  {} in {} layers of width {}",
+        weights.parameters(),
+        weights.config.depth,
+        weights.config.d_model
+    ));
+    terminal::note(format!(
+        "tokens      {} ({rows} x {columns} patches and the class token) for {:.2} s of audio",
+        model.seq_len(),
+        recipe.front_end.window_seconds()
+    ));
+    terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));
+    terminal::note(format!("sha256      {}", sha256(&bytes)));
+    if !weights.unused.is_empty() {
+        let names: Vec<&str> = weights.unused.iter().map(|(name, _)| name.as_str()).collect();
+        terminal::note(format!("left out    {} (never used by inference)", names.join(", ")));
+    }
+    match weights.config.n_classes {
+        None => terminal::note("no classifier in the checkpoint: the file puts out embeddings"),
+        Some(classes) if recipe.labels.is_empty() => terminal::note(format!(
+            "no labels: the {classes} classes are called by number; pass --labels FILE"
+        )),
+        Some(_) => {}
+    }
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,78 @@
+//! One clip through front end and network.
+
+use std::{path::Path, time::Instant};
+
+use anyhow::{Context, Result};
+use ssamba_contract::{Card, Outputs, Session, Tensor, io::LOGITS};
+use ssamba_features::Extractor;
+
+use crate::terminal;
+
+/// A clip, ready for the network.
+pub struct Clip {
+    /// Length of the file's audio in seconds.
+    pub seconds: f64,
+    /// [1, n_frames, n_mels]
+    pub fbank: Tensor,
+}
+
+/// What came out of a clip.
+pub struct Heard {
+    /// All outputs of the graph.
+    pub outputs: Outputs,
+    /// Time in the runtime, front end excluded.
+    pub milliseconds: f64,
+}
+
+/// A class and its score.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Score {
+    /// Position in the logits.
+    pub index: usize,
+    /// Label of the class.
+    pub label: String,
+    /// Between 0 and 1.
+    pub score: f32,
+}
+
+/// Reads a file as the model's card asks.
+pub fn prepare(path: &Path, extractor: &mut Extractor) -> Result<Clip> {
+    let waveform = ssamba_audio::read(path, extractor.front_end().sample_rate)?;
+    let seconds = waveform.duration_seconds();
+    let features =
+        extractor.extract(&waveform.samples).with_context(|| path.display().to_string())?;
+    if features.is_cut() {
+        terminal::warning(format!(
+            "{}: {seconds:.2} s long, only the first {:.2} s are heard",
+            path.display(),
+            extractor.front_end().window_seconds()
+        ));
+    }
+    let shape = [&[1], features.fbank.shape()].concat();
+    let fbank = Tensor::new(shape, features.fbank.data().to_vec())?;
+    Ok(Clip { seconds, fbank })
+}
+
+/// Runs the network on a clip.
+pub fn hear(session: &mut dyn Session, clip: &Clip) -> Result<Heard> {
+    let start = Instant::now();
+    let outputs = session.run(&clip.fbank)?;
+    Ok(Heard { outputs, milliseconds: start.elapsed().as_secs_f64() * 1e3 })
+}
+
+/// The `count` best classes of the first clip of the batch, best first. A head that gives several
+/// rows a clip is judged by each class's best row.
+pub fn top(card: &Card, outputs: &Outputs, count: usize) -> Vec<Score> {
+    let Some(logits) = outputs.get(LOGITS) else { return Vec::new() };
+    let Some(&n_classes) = logits.shape().last() else { return Vec::new() };
+    let mut best = vec![0.0_f32; n_classes];
+    for row in logits.row(0).chunks_exact(n_classes) {
+        for (best, score) in best.iter_mut().zip(card.scores.apply(row)) {
+            *best = best.max(score);
+        }
+    }
+    let mut order: Vec<usize> = (0..n_classes).collect();
+    order.sort_by(|&a, &b| best[b].total_cmp(&best[a]));
+    let score = |index| Score { index, label: card.label(index), score: best[index] };
+    order.into_iter().take(count).map(score).collect()
+}

@@ -1,0 +1,102 @@
+//! Runtimes by name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use ssamba_contract::Session;
+
+use crate::terminal;
+
+/// A runtime, as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Provider {
+    /// The runtime that is always there: tract.
+    Auto,
+    /// Pure Rust, on the CPU.
+    Tract,
+    /// ONNX Runtime on the CPU.
+    Cpu,
+}
+
+/// How to open a model.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct RuntimeArgs {
+    /// Threads for one clip [default: one per core that this process may use].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// ONNX Runtime's shared library [default: ORT_DYLIB_PATH, beside this program, an installed Python package].
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+}
+
+impl RuntimeArgs {
+    fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
+
+impl Provider {
+    /// Opens `model`; `auto` says what it chose.
+    pub fn open(self, model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+        match self {
+            Self::Auto => {
+                let chosen = if cfg!(feature = "tract") { Self::Tract } else { Self::Cpu };
+                let session = chosen.open(model, args)?;
+                terminal::note(format!("provider: {} (auto)", session.provider()));
+                Ok(session)
+            }
+            Self::Tract => open_tract(model, args),
+            Self::Cpu => open_ort(model, args),
+        }
+    }
+
+    /// Every provider of this build, `auto` aside.
+    #[cfg(feature = "convert")]
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        if cfg!(feature = "tract") {
+            all.push(Self::Tract);
+        }
+        if cfg!(feature = "ort") {
+            all.push(Self::Cpu);
+        }
+        all
+    }
+
+    /// Its name, as in [`Session::provider`].
+    #[cfg(feature = "convert")]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tract => "tract",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+#[cfg(feature = "tract")]
+fn open_tract(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    let options = ssamba_tract::Options { threads: args.threads(), ..Default::default() };
+    Ok(Box::new(ssamba_tract::TractSession::open(model, &options)?))
+}
+
+#[cfg(not(feature = "tract"))]
+fn open_tract(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    anyhow::bail!("this build has no tract: build with `--features tract`")
+}
+
+#[cfg(feature = "ort")]
+fn open_ort(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    let options = ssamba_ort::Options {
+        threads: args.threads(),
+        library: args.ort_lib.clone(),
+        ..Default::default()
+    };
+    Ok(Box::new(ssamba_ort::OrtSession::open(model, &options)?))
+}
+
+#[cfg(not(feature = "ort"))]
+fn open_ort(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    anyhow::bail!("this build has no ONNX Runtime: build with `--features ort`")
+}

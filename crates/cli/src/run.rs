@@ -1,0 +1,141 @@
+//! `ssamba-edge run`: what a model hears in audio files.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+use ssamba_contract::{
+    Session,
+    io::{EMBEDDING, FEATURES, LOGITS},
+};
+use ssamba_features::Extractor;
+
+use crate::{
+    Answer, audio,
+    listen::{Clip, Heard, Score, hear, prepare, top},
+    provider::{Provider, RuntimeArgs},
+    terminal,
+};
+
+/// Say what a model hears in audio files.
+#[derive(clap::Args)]
+pub struct Args {
+    /// File written by `ssamba-edge export`.
+    model: PathBuf,
+    /// WAV, FLAC, OGG Vorbis or MP3 files, or folders of them.
+    #[arg(required = true)]
+    audio: Vec<PathBuf>,
+    /// Runtime.
+    #[arg(long, value_enum, default_value = "auto")]
+    provider: Provider,
+    /// How many labels to print for each file.
+    #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Print the logits as well.
+    #[arg(long)]
+    logits: bool,
+    /// Print the embedding as well (`export --embedding` puts it into the file).
+    #[arg(long)]
+    embedding: bool,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// One line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: String,
+    provider: &'a str,
+    top: &'a [Score],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding: Option<&'a [f32]>,
+    audio_s: f64,
+    inference_ms: f64,
+}
+
+pub fn run(args: &Args) -> Result<Answer> {
+    let files = audio::collect(&args.audio)?;
+    let mut session = args.provider.open(&args.model, &args.runtime)?;
+    let mut extractor = Extractor::new(&session.card().front_end)?;
+    let mut failed = false;
+    for file in &files {
+        let clip = match prepare(file, &mut extractor) {
+            Ok(clip) => clip,
+            // One bad file among many does not keep the others from being heard.
+            Err(error) if files.len() > 1 => {
+                terminal::error(&error);
+                failed = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let heard = hear(session.as_mut(), &clip)?;
+        print(args, session.as_ref(), file, &clip, &heard)?;
+    }
+    Ok(if failed { Answer::Failed } else { Answer::Yes })
+}
+
+fn print(
+    args: &Args,
+    session: &dyn Session,
+    file: &Path,
+    clip: &Clip,
+    heard: &Heard,
+) -> Result<()> {
+    let output = |wanted: bool, name: &str| match heard.outputs.get(name) {
+        Some(tensor) if wanted => Ok(Some(tensor.row(0))),
+        None if wanted => bail!(
+            "{}: the file has no output `{name}`{}",
+            args.model.display(),
+            if name == EMBEDDING { ", export it with --embedding" } else { "" }
+        ),
+        _ => Ok(None),
+    };
+    let logits = output(args.logits, LOGITS)?;
+    // The vectors of a feature extractor are its embedding.
+    let vectors = match heard.outputs.get(FEATURES) {
+        Some(_) => FEATURES,
+        None => EMBEDDING,
+    };
+    let embedding = output(args.embedding, vectors)?;
+    let top = top(session.card(), &heard.outputs, args.top as usize);
+    ensure!(
+        !top.is_empty() || embedding.is_some(),
+        "{}: a model without classes has no labels to print, ask for --embedding",
+        args.model.display()
+    );
+
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        let line = Line {
+            file: file.display().to_string(),
+            provider: session.provider(),
+            top: &top,
+            logits,
+            embedding,
+            audio_s: clip.seconds,
+            inference_ms: heard.milliseconds,
+        };
+        serde_json::to_writer(&mut stdout, &line).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+        return Ok(());
+    }
+    let words: Vec<String> =
+        top.iter().map(|score| format!("{} {:.3}", score.label, score.score)).collect();
+    writeln!(stdout, "{}: {}", file.display(), words.join(", "))?;
+    for (name, values) in [("logits", logits), ("embedding", embedding)] {
+        if let Some(values) = values {
+            let values: Vec<String> = values.iter().map(f32::to_string).collect();
+            writeln!(stdout, "  {name}: {}", values.join(" "))?;
+        }
+    }
+    Ok(())
+}

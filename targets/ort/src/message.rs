@@ -1,0 +1,67 @@
+//! ONNX Runtime's messages, for people.
+
+/// An error of `ort` whose message is one line, without the places in ONNX Runtime's source.
+pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
+    anyhow::anyhow!("{}", shorten(&error.to_string()))
+}
+
+/// Drops stack traces, and the file, line and signature that ONNX Runtime puts before a failed check.
+fn shorten(message: &str) -> String {
+    let message = message.split("Stacktrace:").next().unwrap_or_default();
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let mut line = words.join(" ");
+    while let Some(place) = place(&line) {
+        line.replace_range(place, "");
+    }
+    line.trim().trim_end_matches('.').to_owned()
+}
+
+/// The range of `/a/path.cc:123 type function(arguments) const `, when something follows it.
+fn place(line: &str) -> Option<std::ops::Range<usize>> {
+    let extension = [".cc:", ".h:", ".cpp:"].into_iter().filter_map(|ext| line.find(ext)).min()?;
+    let start = line[..extension].rfind(' ').map_or(0, |space| space + 1);
+    let open = extension + line[extension..].find('(')?;
+    let mut depth = 0;
+    let close = line[open..].char_indices().find_map(|(index, character)| {
+        depth += match character {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        (depth == 0).then_some(open + index + 1)
+    })?;
+    let rest = line[close..].trim_start();
+    let rest = rest.strip_prefix("const ").unwrap_or(rest);
+    // `[with T = float]` ends a signature of a template.
+    let rest = match rest.strip_prefix("[with ") {
+        Some(template) => template.split_once(']').map_or(rest, |(_, rest)| rest.trim_start()),
+        None => rest,
+    };
+    (!rest.is_empty()).then(|| start..line.len() - rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorten;
+
+    #[test]
+    fn a_failed_check_keeps_its_sentence_alone() {
+        let message = "Exception during initialization: /onnxruntime_src/core/graph/model.cc:182 \
+                       onnxruntime::Model::Model(onnx::ModelProto&&, const PathString&) const \
+                       Unsupported model IR version: 99, max supported IR version: 13\nStacktrace:\n0x1";
+        assert_eq!(
+            shorten(message),
+            "Exception during initialization: Unsupported model IR version: 99, max supported IR \
+             version: 13"
+        );
+    }
+
+    #[test]
+    fn a_plain_message_stays_as_it_is() {
+        for message in
+            ["", "no", "Load model from a.onnx failed:Protobuf parsing failed", "a.cc: x"]
+        {
+            assert_eq!(shorten(message), message);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. `cpu` is the
+//! kernel of the CPU provider. A kernel of another provider is a file beside it and one more `add` in
+//! [`domain`]: `cuda` for the CUDA provider.
+//!
+//! ONNX Runtime calls into here through C, which a panic must not cross: the functions called return
+//! errors, and [`guarded`] turns a panic into one.
+
+mod cpu;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ort::{
+    operator::{
+        FromKernelContext, FromOpAttr, KernelContext, OperatorDomain, OperatorInput,
+        OperatorOutput, ShapeInferenceContext,
+    },
+    value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
+};
+use ssamba_contract::op::{
+    Attributes, DOMAIN, OPERANDS, OpError, REQUIRED_OPERANDS, RawAttributes, attribute,
+};
+
+/// The domain with a kernel for every provider that has one.
+pub(crate) fn domain() -> ort::Result<OperatorDomain> {
+    OperatorDomain::new(DOMAIN)?.add(cpu::SelectiveScan)
+}
+
+/// Operands of element type `ty`, the optional ones last.
+fn inputs(ty: TensorElementType) -> impl Iterator<Item = OperatorInput> {
+    (0..OPERANDS.len()).map(move |index| {
+        if index < REQUIRED_OPERANDS {
+            OperatorInput::required(ty)
+        } else {
+            OperatorInput::optional(ty)
+        }
+    })
+}
+
+/// The one output, of element type `ty`.
+fn outputs(ty: TensorElementType) -> [OperatorOutput; 1] {
+    [OperatorOutput::required(ty)]
+}
+
+/// Runs `body`, whose panic becomes an error.
+fn guarded<T>(body: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no reason given");
+        // A message that crosses to C ends at its first NUL, and `ort` takes none.
+        Err(ort::Error::new(format!("{DOMAIN}: panicked: {}", reason.replace('\0', " "))))
+    })
+}
+
+/// Attributes of the node that a kernel is created for.
+fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
+    fn read<'a, T: FromKernelContext<'a>>(
+        context: &KernelContext<'a>,
+        name: &'static str,
+        expected: &'static str,
+    ) -> ort::Result<Option<T>> {
+        match context.get::<T>(name) {
+            Some(value) => Ok(Some(value)),
+            // A list is read from an attribute of any type, as an empty one: it tells absence from
+            // another type.
+            None if context.get::<Vec<i64>>(name).is_some() => {
+                let got = "of another type".into();
+                Err(ort::Error::wrap(OpError::Attribute { name, got, expected }))
+            }
+            None => Ok(None),
+        }
+    }
+    let raw = RawAttributes {
+        groups: read(context, attribute::GROUPS, "an int")?,
+        reverse: read(context, attribute::REVERSE, "ints")?,
+        delta_softplus: read(context, attribute::DELTA_SOFTPLUS, "an int")?,
+        combine: read(context, attribute::COMBINE, "a string")?,
+        scale: read(context, attribute::SCALE, "a float")?,
+        gate: read(context, attribute::GATE, "a string")?,
+    };
+    Attributes::from_raw(raw).map_err(ort::Error::wrap)
+}
+
+/// Says the output's shape as far as it follows from the shapes of the operands.
+///
+/// Whatever is odd here is left to the kernel, which names it: this only helps ONNX Runtime to plan.
+fn infer_shape(context: &mut ShapeInferenceContext) -> ort::Result<()> {
+    guarded(|| {
+        let Some(attributes) = known_attributes(context) else { return Ok(()) };
+        match output_type(&attributes, &context.inputs()) {
+            Some(output) => context.set_output(0, &output),
+            None => Ok(()),
+        }
+    })
+}
+
+/// The attributes that shape the output, unless one is there that cannot be read.
+fn known_attributes(context: &ShapeInferenceContext) -> Option<Attributes> {
+    fn read<T: FromOpAttr>(context: &ShapeInferenceContext, name: &str) -> Option<Option<T>> {
+        match context.attr::<T>(name) {
+            Ok(value) => Some(Some(value)),
+            // As for kernels, a list tells absence from the rest: here that is another type, or a
+            // string in an older ONNX Runtime, which counts its NUL in a way that `ort` does not read.
+            Err(_) if context.attr::<Vec<i64>>(name).is_ok() => None,
+            Err(_) => Some(None),
+        }
+    }
+    let raw = RawAttributes {
+        groups: read(context, attribute::GROUPS)?,
+        reverse: read(context, attribute::REVERSE)?,
+        combine: read(context, attribute::COMBINE)?,
+        ..RawAttributes::default()
+    };
+    Attributes::from_raw(raw).ok()
+}
+
+/// The type of the output, unless one of its sizes is neither known nor named.
+fn output_type(attributes: &Attributes, operands: &[ValueType]) -> Option<ValueType> {
+    // An operand without a shape looks like one without axes.
+    let axis = |operand: usize, rank: usize, axis: usize| match operands.get(operand)? {
+        ValueType::Tensor { shape, dimension_symbols, .. } if shape.len() == rank => {
+            let (size, symbol) = (*shape.get(axis)?, dimension_symbols.get(axis)?.clone());
+            (size >= 0 || !symbol.is_empty()).then_some((size, symbol))
+        }
+        _ => None,
+    };
+    // The batch and the tokens of `u`, `delta`, `Bm`, `Cm` and `z` are the same; weights know `D`.
+    let shared = |index| [0, 1, 3, 4, 6].into_iter().find_map(|operand| axis(operand, 3, index));
+    let width = [axis(2, 2, 0), axis(0, 3, 2), axis(1, 3, 2)];
+    let width = width.into_iter().flatten().map(|(size, _)| size).find(|&size| size >= 0)?;
+    let streams = i64::try_from(attributes.streams()).ok()?;
+    let blocks = i64::try_from(attributes.output_blocks()).ok()?;
+    let channels = (width % streams == 0).then_some(width / streams * blocks)?;
+    let (sizes, symbols): (Vec<i64>, Vec<String>) =
+        [shared(0)?, shared(1)?, (channels, String::new())].into_iter().unzip();
+    Some(ValueType::Tensor {
+        ty: operands.first()?.tensor_type()?,
+        shape: Shape::new(sizes),
+        dimension_symbols: SymbolicDimensions::new(symbols),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(sizes: &[i64], symbols: &[&str]) -> ValueType {
+        ValueType::Tensor {
+            ty: TensorElementType::Float32,
+            shape: Shape::new(sizes.iter().copied()),
+            dimension_symbols: SymbolicDimensions::new(symbols.iter().map(|&symbol| symbol.into())),
+        }
+    }
+
+    fn output(u: ValueType) -> Option<ValueType> {
+        let rows = |width| tensor(&[-1, 7, width], &["", "", ""]);
+        let attributes = Attributes::default();
+        output_type(&attributes, &[u, rows(8), tensor(&[8, 16], &["", ""]), rows(32), rows(32)])
+    }
+
+    #[test]
+    fn sizes_and_their_names_pass_from_the_operands_to_the_output() {
+        let u = tensor(&[-1, -1, 8], &["batch", "", ""]);
+        assert_eq!(output(u), Some(tensor(&[-1, 7, 4], &["batch", "", ""])));
+        let u = tensor(&[3, 7, -1], &["", "", ""]);
+        assert_eq!(output(u), Some(tensor(&[3, 7, 4], &["", "", ""])));
+    }
+
+    #[test]
+    fn a_size_without_a_name_leaves_the_shape_open() {
+        for u in [tensor(&[-1, 7, 8], &["", "", ""]), tensor(&[], &[]), tensor(&[3, 7], &["", ""])]
+        {
+            assert_eq!(output(u), None);
+        }
+        assert_eq!(output_type(&Attributes::default(), &[]), None);
+        let odd = [tensor(&[1, 1, 9], &["", "", ""]), tensor(&[1, 1, 9], &["", "", ""])];
+        assert_eq!(output_type(&Attributes::default(), &odd), None);
+    }
+}

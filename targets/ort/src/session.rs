@@ -1,0 +1,165 @@
+//! An exported file, open in ONNX Runtime.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use ort::{
+    environment::Environment,
+    inputs,
+    session::{Session as Graph, builder::GraphOptimizationLevel},
+    value::{TensorElementType, TensorRef, ValueType},
+};
+use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
+
+use crate::{Library, library, message::readable, selective_scan};
+
+/// How to open a file.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that compute one node; `None`: as many as the system grants this process.
+    pub threads: Option<usize>,
+    /// ONNX Runtime's library; `None`: the one that [`library`](crate::library) finds.
+    pub library: Option<PathBuf>,
+    /// Whether our kernel runs the `SelectiveScan` nodes. Without it ONNX Runtime expands the
+    /// function body that the file carries: slow, and there to be compared with.
+    pub use_op: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: None, library: None, use_op: true }
+    }
+}
+
+/// An exported file, open on the CPU provider of ONNX Runtime.
+#[derive(Debug)]
+pub struct OrtSession {
+    graph: Graph,
+    card: Card,
+    library: Library,
+}
+
+impl OrtSession {
+    /// Opens a file that `ssamba-edge export` wrote; loads ONNX Runtime first if this process has not.
+    ///
+    /// # Errors
+    /// When ONNX Runtime cannot be loaded; when it refuses the file; or when the file has no card of
+    /// ours, or one that contradicts its graph.
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
+        let (library, environment) = library::runtime(options.library.as_deref())?;
+        let open = || -> Result<(Graph, Card)> {
+            // For the system's own words where it cannot be read.
+            File::open(path)?;
+            let graph = graph(path, options, &environment)?;
+            let card = card(&graph)?;
+            check_graph(&graph, &card)?;
+            Ok((graph, card))
+        };
+        let (graph, card) =
+            open().with_context(|| format!("cannot open `{}` in ONNX Runtime", path.display()))?;
+        Ok(Self { graph, card, library })
+    }
+
+    /// The ONNX Runtime that runs this session.
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+}
+
+impl Session for OrtSession {
+    fn provider(&self) -> &str {
+        "cpu"
+    }
+
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
+        let (n_frames, n_mels) = (self.card.front_end.n_frames, self.card.front_end.n_mels);
+        match *fbank.shape() {
+            [batch, frames, mels] if batch > 0 && frames == n_frames && mels == n_mels => {}
+            ref got => bail!(
+                "cpu: `{FBANK}` has shape {got:?}, expected [batch, {n_frames}, {n_mels}] with a batch \
+                 of at least 1"
+            ),
+        }
+        let input = TensorRef::from_array_view((fbank.shape(), fbank.data())).map_err(readable)?;
+        let outputs =
+            self.graph.run(inputs![FBANK => input]).map_err(readable).context("cpu: run failed")?;
+        let outputs = outputs.iter().map(|(name, value)| {
+            let (shape, data) = value
+                .try_extract_tensor::<f32>()
+                .map_err(readable)
+                .with_context(|| format!("cpu: output `{name}`"))?;
+            let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+            Ok((name.to_owned(), Tensor::new(shape, data.to_vec())?))
+        });
+        Ok(Outputs::new(outputs.collect::<Result<_>>()?))
+    }
+}
+
+fn graph(path: &Path, options: &Options, environment: &Environment) -> Result<Graph> {
+    let threads = match options.threads {
+        Some(0) => bail!("0 threads asked for, expected at least 1"),
+        Some(threads) => threads,
+        None => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+    };
+    let mut builder = Graph::builder(environment)
+        .map_err(readable)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(readable)?
+        .with_intra_threads(threads)
+        .map_err(readable)?;
+    if options.use_op {
+        let domain = selective_scan::domain().map_err(readable)?;
+        builder = builder.with_operators(domain).map_err(readable)?;
+    }
+    builder.commit_from_file(path).map_err(readable)
+}
+
+fn card(graph: &Graph) -> Result<Card> {
+    let metadata = graph.metadata().map_err(readable)?;
+    let entries: BTreeMap<String, String> = metadata
+        .custom_keys()
+        .map_err(readable)?
+        .into_iter()
+        .filter_map(|key| metadata.custom(&key).map(|value| (key, value)))
+        .collect();
+    Ok(Card::from_metadata(&entries)?)
+}
+
+/// Whether the graph takes what the card says it takes.
+fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
+    let [input] = graph.inputs() else {
+        let names: Vec<&str> = graph.inputs().iter().map(|input| input.name()).collect();
+        bail!("the graph takes the inputs {names:?}, expected `{FBANK}` alone");
+    };
+    if input.name() != FBANK {
+        bail!("the graph takes the input `{}`, expected `{FBANK}`", input.name());
+    }
+    let expected = [-1, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
+    match input.dtype() {
+        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }
+            if shape.len() == expected.len()
+                && shape
+                    .iter()
+                    .zip(expected)
+                    .all(|(&got, expected)| got == expected || got == -1 || expected == -1) =>
+        {
+            Ok(())
+        }
+        other => bail!(
+            "the graph's `{FBANK}` is {other}, but its card says f32 of shape [batch, {}, {}]",
+            card.front_end.n_frames,
+            card.front_end.n_mels
+        ),
+    }
+}

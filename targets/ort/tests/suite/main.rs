@@ -1,0 +1,12 @@
+//! Exported files in ONNX Runtime, through the public door.
+
+mod selective_scan;
+mod session;
+mod support;
+
+/// Options for tests, which take ONNX Runtime from where the test runner says.
+fn options() -> ssamba_ort::Options {
+    let library = std::env::var_os("ORT_DYLIB_PATH");
+    assert!(library.is_some(), "needs ONNX Runtime: run `tests/run`, or set ORT_DYLIB_PATH");
+    ssamba_ort::Options { threads: Some(1), ..Default::default() }
+}
