@@ -1,19 +1,16 @@
 //! A model and its card to one `.onnx` file.
 
 use anyhow::{Context, Result, bail};
-use onnx_protobuf::{
-    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
-};
-use protobuf::{Message, MessageField};
+use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto};
+use protobuf::Message;
 use ssamba_contract::{
     Card,
     io::{EMBEDDING, FBANK, FEATURES, LOGITS},
-    op,
 };
 use ssamba_model::{Head, Model, head::SECONDS};
 
 use crate::{
-    function::{OPSET, ScanConfiguration},
+    function::{ScanConfiguration, model_proto},
     graph::{Axis, Constants, GraphBuilder, Value, float_value},
     lower::{
         block::Encoder,
@@ -21,9 +18,6 @@ use crate::{
         patch_embed::patch_embed,
     },
 };
-
-/// Version of the file format: the newest that onnx-protobuf 0.2 writes.
-const IR_VERSION: i64 = 10;
 
 /// What can be chosen about an export.
 #[derive(Clone, Copy, Debug)]
@@ -66,37 +60,21 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
     let results = head(&mut g, &encoder, &rho, k)?;
     let output = outputs(&mut g, model, &results, options);
 
-    let (node, initializer) = g.into_parts();
     let front_end = &card.front_end;
     let input_axes =
         [Axis::Named("batch"), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
+    let graph = GraphProto {
+        name: "ssamba".into(),
+        input: vec![float_value(FBANK, &input_axes)],
+        output,
+        ..g.into_graph()
+    };
+    let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
-        ir_version: IR_VERSION,
-        producer_name: "ssamba-edge".into(),
-        producer_version: env!("CARGO_PKG_VERSION").into(),
-        opset_import: vec![
-            OperatorSetIdProto { version: OPSET, ..Default::default() },
-            OperatorSetIdProto {
-                domain: op::DOMAIN.into(),
-                version: op::VERSION,
-                ..Default::default()
-            },
-        ],
-        metadata_props: card
-            .to_metadata()
-            .into_iter()
+        metadata_props: metadata
             .map(|(key, value)| StringStringEntryProto { key, value, ..Default::default() })
             .collect(),
-        functions: vec![scan.function()],
-        graph: MessageField::some(GraphProto {
-            name: "ssamba".into(),
-            node,
-            initializer,
-            input: vec![float_value(FBANK, &input_axes)],
-            output,
-            ..Default::default()
-        }),
-        ..Default::default()
+        ..model_proto(graph, &scan)
     };
     proto.write_to_bytes().context("the file cannot be serialised")
 }

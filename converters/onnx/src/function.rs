@@ -6,15 +6,19 @@
 //! d_state, d_inner]: the broadcasts run along `d_inner` contiguous values, and one `Scan` holds
 //! both directions, each stored at its own token. No tensor spans tokens, channels *and* states.
 
+use anyhow::{Result, ensure};
 use onnx_protobuf::{
-    FunctionProto, GraphProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
+    FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
 };
-use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, attribute};
+use protobuf::{Message, MessageField};
+use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute};
 
 use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value};
 
 /// Standard operator set that graph and function are written in.
 pub(crate) const OPSET: i64 = 20;
+/// Version of the file format: the newest that onnx-protobuf 0.2 writes.
+const IR_VERSION: i64 = 10;
 
 /// The one configuration of `SelectiveScan` in a model: softplus on, directions summed, all
 /// optional operands present.
@@ -47,7 +51,7 @@ impl ScanConfiguration {
         let mut body = GraphBuilder::new(Constants::Nodes);
         let y = self.body(&mut body);
         body.output(&y, "y");
-        let (node, _) = body.into_parts();
+        let node = body.into_graph().node;
         let defaults = self.attributes().into_iter().map(|(name, value)| value.named(name));
         FunctionProto {
             domain: DOMAIN.into(),
@@ -166,6 +170,67 @@ impl ScanConfiguration {
     }
 }
 
+/// A model of one node with all eight operands as inputs and the output `y`: the operator by itself,
+/// for tests and for measuring a runtime.
+///
+/// # Errors
+/// When `reverse` does not hold one or two streams for each of `groups` mixers.
+pub fn scan_model(
+    groups: usize,
+    reverse: &[bool],
+    scale: f32,
+    d_inner: usize,
+    d_state: usize,
+) -> Result<Vec<u8>> {
+    ensure!(
+        groups > 0 && (reverse.len() == groups || reverse.len() == 2 * groups),
+        "{groups} mixers have one or two streams each, got {} streams",
+        reverse.len()
+    );
+    let scan = ScanConfiguration { groups, reverse: reverse.to_vec(), scale, d_inner, d_state };
+    let (free, streams) = (|name| Axis::Named(name), reverse.len());
+    let sequence = |width| vec![free("batch"), free("tokens"), Axis::Fixed(width)];
+    let axes = [
+        sequence(streams * d_inner),
+        sequence(streams * d_inner),
+        vec![Axis::Fixed(streams * d_inner), Axis::Fixed(d_state)],
+        sequence(streams * d_state),
+        sequence(streams * d_state),
+        vec![Axis::Fixed(streams * d_inner)],
+        sequence(groups * d_inner),
+        vec![Axis::Fixed(streams * d_inner)],
+    ];
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let operands = OPERANDS.map(Value::named);
+    let operands: Vec<&Value> = operands.iter().collect();
+    for y in g.node_in(DOMAIN, SELECTIVE_SCAN, &operands, &scan.attributes(), 1) {
+        g.output(&y, "y");
+    }
+    let graph = GraphProto {
+        name: "scan".into(),
+        input: OPERANDS.iter().zip(&axes).map(|(name, axes)| float_value(name, axes)).collect(),
+        output: vec![float_value("y", &sequence(groups * d_inner))],
+        ..g.into_graph()
+    };
+    Ok(model_proto(graph, &scan).write_to_bytes()?)
+}
+
+/// A model around a graph whose scans all have one configuration.
+pub(crate) fn model_proto(graph: GraphProto, scan: &ScanConfiguration) -> ModelProto {
+    ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "ssamba-edge".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        opset_import: vec![
+            OperatorSetIdProto { version: OPSET, ..Default::default() },
+            OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() },
+        ],
+        functions: vec![scan.function()],
+        graph: MessageField::some(graph),
+        ..Default::default()
+    }
+}
+
 /// Streams that walk the same way.
 struct Walk {
     reverse: bool,
@@ -207,15 +272,8 @@ fn scan(g: &mut GraphBuilder, walks: &[Walk]) -> Vec<Value> {
     }
     inputs.extend(outputs.into_iter().flatten());
     states.extend(tokens);
-    let (node, initializer) = body.into_parts();
-    let graph = GraphProto {
-        name: "token".into(),
-        node,
-        initializer,
-        input: inputs,
-        output: states,
-        ..Default::default()
-    };
+    let graph =
+        GraphProto { name: "token".into(), input: inputs, output: states, ..body.into_graph() };
 
     let mut operands: Vec<&Value> = walks.iter().map(|walk| &walk.h).collect();
     operands.extend(walks.iter().flat_map(|walk| &walk.sequences));

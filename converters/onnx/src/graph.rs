@@ -230,8 +230,9 @@ impl GraphBuilder {
         });
     }
 
-    pub(crate) fn into_parts(self) -> (Vec<NodeProto>, Vec<TensorProto>) {
-        (self.nodes, self.initializers)
+    /// Nodes and constants; the caller declares inputs and outputs.
+    pub(crate) fn into_graph(self) -> GraphProto {
+        GraphProto { node: self.nodes, initializer: self.initializers, ..Default::default() }
     }
 
     // Shorthands for the nodes that the lowerings use most.

@@ -12,4 +12,5 @@ mod inspect;
 mod lower;
 
 pub use export::{Options, card, export};
+pub use function::scan_model;
 pub use inspect::{Inspection, inspect};

@@ -121,7 +121,7 @@ impl Fbank {
         assert_eq!(samples.len(), self.frame_length, "one frame");
         assert_eq!(fbank.len(), self.energies.len(), "one value a mel bin");
 
-        
+        self.padded.fill(0.0);
         let frame = &mut self.padded[..self.frame_length];
         let mean = samples.iter().map(|&x| f64::from(x)).sum::<f64>() / samples.len() as f64;
         // The sample before the first one is taken to equal it.

@@ -1,11 +1,18 @@
 //! ONNX Runtime's messages, for people.
 
+use anyhow::anyhow;
+use ort::ErrorCode;
+
 /// An error of `ort` whose message is one line, without the places in ONNX Runtime's source.
 pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
-    anyhow::anyhow!("{}", shorten(&error.to_string()))
+    match error.code() {
+        ErrorCode::InvalidProtobuf => anyhow!("it is not an ONNX model"),
+        _ => anyhow!("{}", shorten(&error.to_string())),
+    }
 }
 
-/// Drops stack traces, and the file, line and signature that ONNX Runtime puts before a failed check.
+/// Drops stack traces, the file, line and signature that ONNX Runtime puts before a failed check, and
+/// what it says around the messages of our kernels.
 fn shorten(message: &str) -> String {
     let message = message.split("Stacktrace:").next().unwrap_or_default();
     let words: Vec<&str> = message.split_whitespace().collect();
@@ -13,7 +20,16 @@ fn shorten(message: &str) -> String {
     while let Some(place) = place(&line) {
         line.replace_range(place, "");
     }
-    line.trim().trim_end_matches('.').to_owned()
+    let line = line.trim().trim_end_matches('.');
+    let line = line.strip_prefix("Exception during initialization: ").unwrap_or(line);
+    let failed = line
+        .strip_prefix("Non-zero status code returned while running ")
+        .and_then(|line| line.split_once(" node. Name:'"))
+        .and_then(|(_, line)| line.split_once("' Status Message: "));
+    match failed {
+        Some((node, reason)) => format!("node `{node}`: {reason}"),
+        None => line.to_owned(),
+    }
 }
 
 /// The range of `/a/path.cc:123 type function(arguments) const `, when something follows it.
@@ -51,9 +67,15 @@ mod tests {
                        Unsupported model IR version: 99, max supported IR version: 13\nStacktrace:\n0x1";
         assert_eq!(
             shorten(message),
-            "Exception during initialization: Unsupported model IR version: 99, max supported IR \
-             version: 13"
+            "Unsupported model IR version: 99, max supported IR version: 13"
         );
+    }
+
+    #[test]
+    fn a_failed_node_is_named_before_its_reason() {
+        let message = "Non-zero status code returned while running SelectiveScan node. Name:'scan' \
+                       Status Message: operand `Cm` has shape [2]";
+        assert_eq!(shorten(message), "node `scan`: operand `Cm` has shape [2]");
     }
 
     #[test]

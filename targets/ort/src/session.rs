@@ -5,6 +5,7 @@ use std::{
     fs::File,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -106,6 +107,10 @@ impl Session for OrtSession {
     }
 }
 
+/// Held while a file is opened: ONNX Runtime enters the domain of an operator into a table of the
+/// process, and two sessions that do so at the same time fail.
+static OPENING: Mutex<()> = Mutex::new(());
+
 fn graph(path: &Path, options: &Options, environment: &Environment) -> Result<Graph> {
     let threads = match options.threads {
         Some(0) => bail!("0 threads asked for, expected at least 1"),
@@ -122,6 +127,7 @@ fn graph(path: &Path, options: &Options, environment: &Environment) -> Result<Gr
         let domain = selective_scan::domain().map_err(readable)?;
         builder = builder.with_operators(domain).map_err(readable)?;
     }
+    let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     builder.commit_from_file(path).map_err(readable)
 }
 

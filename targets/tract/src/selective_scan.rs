@@ -88,9 +88,10 @@ impl SelectiveScan {
         &self,
         shapes: impl IntoIterator<Item = &'a [TDim]>,
     ) -> TractResult<[usize; 3]> {
+        let fixed = |shape: &[TDim]| shape.iter().map(|size| Ok(size.to_usize()?)).collect();
         let shapes: Vec<Vec<usize>> = shapes
             .into_iter()
-            .map(|shape| shape.iter().map(TDim::to_usize).collect::<TractResult<_>>())
+            .map(fixed)
             .collect::<TractResult<_>>()
             .context("a shape is not fixed")?;
         let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
@@ -192,5 +193,29 @@ impl EvalOp for SelectiveScan {
         let mut view = y.try_as_plain_ram_mut()?;
         selective_scan(&scan, view.as_slice_mut::<f32>()?, &Threads(self.threads))?;
         Ok(tvec!(y.into_tvalue()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scan_of_a_model_gets_the_threads() {
+        let scan = SelectiveScan {
+            attributes: Attributes::default(),
+            inputs: [None; OPERANDS.len()],
+            threads: NonZeroUsize::MIN,
+        };
+        let mut model = InferenceModel::default();
+        for name in ["first", "second"] {
+            model.add_node(name, expand(scan.clone()), tvec!(InferenceFact::default())).unwrap();
+        }
+        let threads = NonZeroUsize::new(3).unwrap();
+        set_threads(&mut model, threads);
+        for node in model.nodes() {
+            let op = node.op_as::<Box<dyn Expansion>>().unwrap();
+            assert_eq!(op.as_any().downcast_ref::<SelectiveScan>().unwrap().threads, threads);
+        }
     }
 }

@@ -18,7 +18,7 @@ use tract_onnx::{
         Datum, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue,
         TypedRunnableModel, tvec,
     },
-    tract_hir::infer::Factoid,
+    tract_hir::{infer::Factoid, internal::DimLike},
 };
 
 use crate::selective_scan;

@@ -60,27 +60,32 @@ fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
         context: &KernelContext<'a>,
         name: &'static str,
         expected: &'static str,
-    ) -> ort::Result<Option<T>> {
+    ) -> Result<Option<T>, OpError> {
         match context.get::<T>(name) {
             Some(value) => Ok(Some(value)),
             // A list is read from an attribute of any type, as an empty one: it tells absence from
             // another type.
             None if context.get::<Vec<i64>>(name).is_some() => {
-                let got = "of another type".into();
-                Err(ort::Error::wrap(OpError::Attribute { name, got, expected }))
+                Err(OpError::Attribute { name, got: "of another type".into(), expected })
             }
             None => Ok(None),
         }
     }
-    let raw = RawAttributes {
-        groups: read(context, attribute::GROUPS, "an int")?,
-        reverse: read(context, attribute::REVERSE, "ints")?,
-        delta_softplus: read(context, attribute::DELTA_SOFTPLUS, "an int")?,
-        combine: read(context, attribute::COMBINE, "a string")?,
-        scale: read(context, attribute::SCALE, "a float")?,
-        gate: read(context, attribute::GATE, "a string")?,
+    let checked = || {
+        Attributes::from_raw(RawAttributes {
+            groups: read(context, attribute::GROUPS, "an int")?,
+            reverse: read(context, attribute::REVERSE, "ints")?,
+            delta_softplus: read(context, attribute::DELTA_SOFTPLUS, "an int")?,
+            combine: read(context, attribute::COMBINE, "a string")?,
+            scale: read(context, attribute::SCALE, "a float")?,
+            gate: read(context, attribute::GATE, "a string")?,
+        })
     };
-    Attributes::from_raw(raw).map_err(ort::Error::wrap)
+    // ONNX Runtime names the node that fails to run, but not the one that has no kernel.
+    checked().map_err(|error| match context.node_name() {
+        Ok(name) => ort::Error::new(format!("node `{name}`: {error}")),
+        Err(_) => ort::Error::wrap(error),
+    })
 }
 
 /// Says the output's shape as far as it follows from the shapes of the operands.

@@ -2,7 +2,7 @@
 
 use crate::{
     options,
-    support::{Files, Problem, float, int, message, negating_body, string},
+    support::{Files, Problem, float, int, message, micro_model, negating_body, string},
 };
 use anyhow::Result;
 use ssamba_contract::{Session, io::LOGITS, op::attribute};
@@ -65,7 +65,7 @@ fn an_undefined_attribute_is_named() {
             node.attribute.push(attribute.clone());
         });
         let message = message(open(&model, &options()));
-        assert!(message.contains(needle), "{message}");
+        assert!(message.contains(needle) && message.contains("node `scan`"), "{message}");
     }
 }
 
@@ -77,6 +77,19 @@ fn an_operand_of_a_wrong_shape_is_named() {
     let mut session = open(&model, &options()).unwrap();
     let message = message(session.run(&problem.fbank()));
     assert!(message.contains("operand `Cm` has shape [2, 4, 5], expected [2, 4, 32]"), "{message}");
+}
+
+#[test]
+fn the_shape_of_the_output_is_known_before_the_first_run() {
+    let mut model = micro_model();
+    let graph = model.graph.as_mut().unwrap();
+    // What the graph declares of its outputs would tell as well.
+    graph.output.retain(|output| output.name == LOGITS);
+    let head = graph.initializer.iter_mut().find(|weight| weight.name == "head_weight").unwrap();
+    assert_eq!(head.dims, [4, 3]);
+    head.dims = vec![2, 6];
+    let message = message(open(&model, &options()));
+    assert!(message.contains("Incompatible dimensions"), "{message}");
 }
 
 #[test]

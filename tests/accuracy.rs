@@ -1,0 +1,91 @@
+//! Accuracy on real speech: the same in every runtime, and that of the model's card.
+//!
+//! Needs the testing split of the keyword data as FLAC or WAV: `SSAMBA_GSC12` is a folder with one
+//! folder a label and `testing_list.txt`. `SSAMBA_CHECKPOINT` is the checkpoint to score, with its
+//! TOML card beside it; by default the bundled one.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use ssamba_contract::{Session, Tensor, io::LOGITS};
+use ssamba_features::Extractor;
+use ssamba_model::{Checkpoint, Recipe};
+use ssamba_onnx::Options;
+use ssamba_tests::suite::{Exported, runtimes, zoo};
+
+/// Clips that candle runs at once.
+const BATCH: usize = 16;
+
+struct Testing {
+    fbanks: Vec<Tensor>,
+    truth: Vec<usize>,
+}
+
+fn testing(folder: &Path, exported: &Exported) -> Testing {
+    let list = fs::read_to_string(folder.join("testing_list.txt")).unwrap();
+    let mut extractor = Extractor::new(&exported.card.front_end).unwrap();
+    let (mut fbanks, mut truth) = (Vec::new(), Vec::new());
+    for clip in list.lines() {
+        let label = clip.split('/').next().unwrap();
+        truth.push(exported.card.labels.iter().position(|known| known == label).unwrap());
+        let waveform = ssamba_audio::read(&folder.join(clip), 16_000).unwrap();
+        fbanks.push(extractor.extract(&waveform.samples).unwrap().fbank);
+    }
+    Testing { fbanks, truth }
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+#[test]
+#[ignore = "needs the keyword data: set SSAMBA_GSC12"]
+fn every_runtime_has_the_accuracy_of_the_card() {
+    let folder =
+        PathBuf::from(env::var_os("SSAMBA_GSC12").expect("SSAMBA_GSC12 is the data's folder"));
+    let checkpoint = env::var_os("SSAMBA_CHECKPOINT")
+        .map_or_else(|| zoo("kws12").join("kws12.pth"), PathBuf::from);
+    let card = checkpoint.with_extension("toml");
+    let claimed: f64 = {
+        let text = fs::read_to_string(&card).unwrap();
+        let line = text.lines().find(|line| line.starts_with("testing")).unwrap();
+        line.split(['=', '#']).nth(1).unwrap().trim().parse().unwrap()
+    };
+    let exported = Exported::new(
+        &Checkpoint::read(&checkpoint).unwrap(),
+        Recipe::read(&card).unwrap(),
+        &Options::default(),
+    )
+    .unwrap();
+    let Testing { fbanks, truth } = testing(&folder, &exported);
+
+    let mut correct = vec![("candle".to_owned(), 0)];
+    for (fbanks, truth) in fbanks.chunks(BATCH).zip(truth.chunks(BATCH)) {
+        let shape = [&[fbanks.len()], fbanks[0].shape()].concat();
+        let data = fbanks.iter().flat_map(|fbank| fbank.data()).copied().collect();
+        let outputs = exported.reference(&Tensor::new(shape, data).unwrap()).unwrap();
+        let (_, logits) = outputs.iter().find(|(name, _)| *name == LOGITS).unwrap();
+        correct[0].1 += (0..truth.len()).filter(|&i| best(logits.row(i)) == truth[i]).count();
+    }
+    for mut session in runtimes(&exported.path(), &exported.card).unwrap() {
+        let hits = fbanks.iter().zip(&truth).filter(|(fbank, truth)| {
+            let shape = [&[1], fbank.shape()].concat();
+            let clip = Tensor::new(shape, fbank.data().to_vec()).unwrap();
+            let outputs = session.run(&clip).unwrap();
+            best(outputs.get(LOGITS).unwrap().row(0)) == **truth
+        });
+        let hits = hits.count();
+        correct.push((session.provider().to_owned(), hits));
+    }
+    let clips = truth.len();
+    let expected = (claimed * clips as f64).round() as i64;
+    for (who, correct) in &correct {
+        println!("{who:<30} {correct}/{clips} = {:.4}", *correct as f64 / clips as f64);
+    }
+    for (who, correct) in correct {
+        let off = correct as i64 - expected;
+        assert!(off.abs() <= 1, "{who}: {correct} of {clips}, the card says {expected}");
+    }
+}

@@ -1,0 +1,75 @@
+//! What an exported graph looks like, without running it.
+
+use std::collections::BTreeMap;
+
+use ssamba_onnx::{Options, inspect};
+use ssamba_tests::{
+    python,
+    suite::{Exported, kws12},
+};
+
+fn exported(options: &Options) -> Exported {
+    let (checkpoint, recipe) = kws12().unwrap();
+    Exported::new(&checkpoint, recipe, options).unwrap()
+}
+
+fn ops(exported: &Exported) -> BTreeMap<String, usize> {
+    inspect(&exported.path()).unwrap().ops
+}
+
+#[test]
+fn a_pair_of_layers_is_one_scan_and_a_layer_is_one_scan_without_fusion() {
+    let fused = ops(&exported(&Options::default()));
+    let layers = ops(&exported(&Options { pair_fusion: false, ..Options::default() }));
+    assert_eq!((fused["ssamba::SelectiveScan"], layers["ssamba::SelectiveScan"]), (6, 12));
+    // One norm a pair, two final ones, one of the head.
+    assert_eq!((fused["LayerNormalization"], layers["LayerNormalization"]), (9, 15));
+}
+
+#[test]
+fn op_counts_of_the_keyword_model() {
+    insta::assert_debug_snapshot!(ops(&exported(&Options::default())));
+}
+
+#[test]
+fn exporting_again_gives_the_same_bytes() {
+    let options = Options { embedding: true, ..Options::default() };
+    let read = || std::fs::read(exported(&options).path()).unwrap();
+    assert!(read() == read());
+}
+
+/// No tensor is flipped anywhere: every slice steps forward, and nothing else could reverse.
+#[test]
+fn nothing_is_flipped() {
+    let ops = ops(&exported(&Options::default()));
+    assert!(!ops.contains_key("ReverseSequence") && !ops.contains_key("Gather"));
+    // The one slice drops the class token; its steps are the default, 1.
+    assert_eq!(ops["Slice"], 1);
+}
+
+#[test]
+fn the_onnx_project_s_checker_passes() {
+    let (checkpoint, recipe) = kws12().unwrap();
+    let files: Vec<Exported> = [(true, false), (true, true), (false, false)]
+        .into_iter()
+        .map(|(pair_fusion, embedding)| {
+            let options = Options { pair_fusion, embedding };
+            Exported::new(&checkpoint, recipe.clone(), &options).unwrap()
+        })
+        .collect();
+    let status =
+        python::command("check_model.py").args(files.iter().map(Exported::path)).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn the_file_carries_its_card() {
+    let exported = exported(&Options::default());
+    let inspection = inspect(&exported.path()).unwrap();
+    let card = ssamba_contract::Card::from_metadata(&inspection.metadata).unwrap();
+    assert_eq!(card, exported.card);
+    assert_eq!(card.labels[0], "yes");
+    assert_eq!(inspection.inputs["fbank"], ["batch", "98", "128"]);
+    assert_eq!(inspection.outputs["logits"], ["batch", "12"]);
+    assert_eq!((inspection.ir_version, inspection.opsets["ai.onnx"]), (10, 20));
+}

@@ -1,0 +1,155 @@
+//! Every runtime against candle, on the same files.
+//!
+//! The matrix is {tract, ONNX Runtime with our operator, stock ONNX Runtime in Python} x {micro,
+//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths.
+
+use ssamba_contract::{Tensor, io::LOGITS};
+use ssamba_model::{Checkpoint, Head, NormKind, Recipe};
+use ssamba_onnx::Options;
+use ssamba_tests::{
+    compare::{NETWORK, max_abs_error},
+    hashed,
+    suite::{Exported, kws12, runtimes},
+};
+
+/// Deterministic input of the shape that the model takes.
+fn input(exported: &Exported, batch: usize) -> Tensor {
+    let shape = [batch, exported.card.front_end.n_frames, exported.card.front_end.n_mels];
+    Tensor::new(shape, hashed::hashed("x", shape.iter().product(), 1.0)).unwrap()
+}
+
+/// Runs one and three clips through every runtime and holds every output against candle.
+fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
+    let exported = Exported::new(checkpoint, recipe, options).unwrap();
+    let mut runtimes = runtimes(&exported.path(), &exported.card).unwrap();
+    for batch in [1, 3] {
+        let fbank = input(&exported, batch);
+        let reference = exported.reference(&fbank).unwrap();
+        for session in &mut runtimes {
+            let outputs = session.run(&fbank).unwrap();
+            assert!(outputs.iter().count() > 0);
+            for (name, got) in outputs.iter() {
+                let (_, want) = reference.iter().find(|(wanted, _)| *wanted == name).unwrap();
+                assert_eq!(got.shape(), want.shape(), "{what}: {name}");
+                let error = max_abs_error(got.data(), want.data());
+                let provider = session.provider();
+                println!("{what:<28} batch {batch}  {name:<9} {provider:<30} {error:.1e}");
+                assert!(error <= NETWORK, "{what}: {name} of {provider} drifts by {error:e}");
+            }
+        }
+    }
+}
+
+/// Hashed weights of the right number of positions for a built-in recipe.
+fn hashed_model(d_model: usize, depth: usize, recipe: &str) -> (Checkpoint, Recipe) {
+    let recipe = Recipe::built_in(recipe).unwrap();
+    let config = ssamba_model::Config { depth, ..hashed::published(d_model, 7) };
+    let (rows, columns) = recipe.grid(&config).unwrap();
+    (hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns), recipe)
+}
+
+fn matrix(d_model: usize, depth: usize, recipe: &str) {
+    let (checkpoint, recipe) = hashed_model(d_model, depth, recipe);
+    check(&format!("{d_model}x{depth} {}", recipe.name), &checkpoint, recipe, &Options::default());
+}
+
+#[test]
+fn micro_speech_commands() {
+    matrix(32, 4, "speech-commands");
+}
+
+#[test]
+fn micro_esc50() {
+    matrix(32, 4, "esc50");
+}
+
+#[test]
+fn micro_audioset() {
+    matrix(32, 4, "audioset");
+}
+
+#[test]
+fn tiny_speech_commands() {
+    matrix(192, 24, "speech-commands");
+}
+
+#[test]
+fn tiny_esc50() {
+    matrix(192, 24, "esc50");
+}
+
+#[test]
+fn tiny_audioset() {
+    matrix(192, 24, "audioset");
+}
+
+#[test]
+fn the_bundled_keyword_model() {
+    let (checkpoint, recipe) = kws12().unwrap();
+    for (what, options) in [
+        ("kws12", Options { embedding: true, ..Options::default() }),
+        ("kws12 layer by layer", Options { pair_fusion: false, ..Options::default() }),
+    ] {
+        check(what, &checkpoint, recipe.clone(), &options);
+    }
+}
+
+/// Every head, norm and option that a recipe can choose, on a small network.
+#[test]
+fn every_option_of_a_recipe() {
+    let speech = hashed_model(32, 4, "speech-commands");
+    let (superb, superb_recipe) = hashed_model(32, 4, "superb");
+    let (dasl, dasl_recipe) = hashed_model(16, 2, "urban8k-dasl");
+    let recipe = speech.1;
+    for (what, checkpoint, recipe) in [
+        ("class token", &speech.0, Recipe { head: Head::ClassToken, ..recipe.clone() }),
+        ("sum of directions", &speech.0, Recipe { halve: false, ..recipe.clone() }),
+        ("no pairs", &speech.0, Recipe { pairwise: false, ..recipe.clone() }),
+        ("rms norm", &speech.0, Recipe { norm: Some(NormKind::Rms), ..recipe.clone() }),
+        ("features", &superb, superb_recipe),
+        ("per second", &dasl, dasl_recipe),
+    ] {
+        for pair_fusion in [true, false] {
+            let options = Options { pair_fusion, embedding: true };
+            let form = if pair_fusion { "fused" } else { "layers" };
+            check(&format!("{what}, {form}"), checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
+/// Sizes that nobody publishes: full-band patches, odd widths, other state and kernel sizes.
+#[test]
+fn sizes_are_not_wired_in() {
+    let config = ssamba_model::Config {
+        d_model: 24,
+        depth: 2,
+        d_inner: 40,
+        d_state: 5,
+        d_conv: 3,
+        dt_rank: 3,
+        patch_f: 32,
+        patch_t: 6,
+        n_classes: Some(3),
+    };
+    let text = "frames = 61\nmean = -6.0\nstd = 5.0\nstride = [24, 5]\n";
+    let recipe = Recipe::parse(text, "odd").unwrap();
+    let (rows, columns) = recipe.grid(&config).unwrap();
+    let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
+    check("odd sizes", &checkpoint, recipe, &Options::default());
+}
+
+/// Two ways of writing the same network are the same network.
+#[test]
+fn a_fused_pair_is_its_two_layers() {
+    let (checkpoint, recipe) = hashed_model(192, 24, "speech-commands");
+    let mut logits = Vec::new();
+    for pair_fusion in [true, false] {
+        let options = Options { pair_fusion, ..Options::default() };
+        let exported = Exported::new(&checkpoint, recipe.clone(), &options).unwrap();
+        let fbank = input(&exported, 1);
+        let outputs = runtimes(&exported.path(), &exported.card).unwrap()[0].run(&fbank).unwrap();
+        logits.push(outputs.get(LOGITS).unwrap().data().to_vec());
+    }
+    let error = max_abs_error(&logits[0], &logits[1]);
+    assert!(error <= 1e-5, "the two forms differ by {error:e}");
+}

@@ -1,0 +1,198 @@
+//! The operator by itself, in every runtime, against its definition in `f64`.
+
+use std::path::Path;
+
+use ssamba_contract::{Card, FrontEnd, Order, Scores, Tensor};
+use ssamba_onnx::scan_model;
+use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession};
+
+/// One problem of the operator.
+#[derive(Clone, Copy, Debug)]
+struct Problem {
+    groups: usize,
+    reverse: &'static [bool],
+    batch: usize,
+    seq_len: usize,
+    d_inner: usize,
+    d_state: usize,
+    /// Largest step before softplus: 2 is usual, 9 is hot.
+    hot: f64,
+}
+
+impl Problem {
+    /// u, delta, A, Bm, Cm, Dskip, z, delta_bias.
+    fn operands(&self) -> [Tensor; 8] {
+        let Self { groups, batch, seq_len, d_inner, d_state, hot, .. } = *self;
+        let streams = self.reverse.len();
+        let random = |name: &str, shape: &[usize], scale| {
+            let data = hashed(name, shape.iter().product(), scale);
+            Tensor::new(shape, data).unwrap()
+        };
+        let a = hashed("A", streams * d_inner * d_state, 0.5);
+        let a =
+            a.iter().enumerate().map(|(i, x)| -((i % d_state + 1) as f32) * (1.0 + x)).collect();
+        [
+            random("u", &[batch, seq_len, streams * d_inner], 1.0),
+            random("delta", &[batch, seq_len, streams * d_inner], hot),
+            Tensor::new([streams * d_inner, d_state], a).unwrap(),
+            random("B", &[batch, seq_len, streams * d_state], 1.0),
+            random("C", &[batch, seq_len, streams * d_state], 1.0),
+            random("D", &[streams * d_inner], 1.0),
+            random("z", &[batch, seq_len, groups * d_inner], 3.0),
+            random("delta_bias", &[streams * d_inner], 0.5),
+        ]
+    }
+
+    /// The definition, in `f64`, one value at a time.
+    fn definition(&self, operands: &[Tensor; 8], scale: f64) -> Vec<f32> {
+        let Self { groups, batch, seq_len, d_inner, d_state, .. } = *self;
+        let streams = self.reverse.len();
+        let directions = streams / groups;
+        let at = |operand: usize, index: usize| f64::from(operands[operand].data()[index]);
+        let mut y = vec![0.0; batch * seq_len * groups * d_inner];
+        for b in 0..batch {
+            for (stream, &reverse) in self.reverse.iter().enumerate() {
+                for channel in 0..d_inner {
+                    let wide = stream * d_inner + channel;
+                    let mut h = vec![0.0; d_state];
+                    for step in 0..seq_len {
+                        let row = b * seq_len + if reverse { seq_len - 1 - step } else { step };
+                        let u = at(0, row * streams * d_inner + wide);
+                        let delta = at(1, row * streams * d_inner + wide) + at(7, wide);
+                        let dt = delta.max(0.0) + (-delta.abs()).exp().ln_1p();
+                        let mut sum = at(5, wide) * u;
+                        for (n, h) in h.iter_mut().enumerate() {
+                            let narrow = row * streams * d_state + stream * d_state + n;
+                            *h = (dt * at(2, wide * d_state + n)).exp() * *h
+                                + dt * at(3, narrow) * u;
+                            sum += at(4, narrow) * *h;
+                        }
+                        let out = (row * groups + stream / directions) * d_inner + channel;
+                        let z = at(6, out);
+                        y[out] += scale * sum * z / (1.0 + (-z).exp());
+                    }
+                }
+            }
+        }
+        y.into_iter().map(|y: f64| y as f32).collect()
+    }
+}
+
+/// The operator's model carries no card; the stock session only asks for one to hand it on.
+fn no_card() -> Card {
+    Card {
+        name: String::new(),
+        labels: Vec::new(),
+        scores: Scores::Softmax,
+        recipe: String::new(),
+        front_end: FrontEnd {
+            sample_rate: 16_000,
+            n_mels: 128,
+            n_frames: 1,
+            mean: 0.0,
+            std: 1.0,
+            order: Order::PadThenNormalise,
+            subtract_clip_mean: true,
+        },
+        checkpoint_sha256: String::new(),
+        converter: String::new(),
+        network: String::new(),
+    }
+}
+
+fn function_body(model: &Path, operands: &[Tensor; 8]) -> Vec<f32> {
+    let operands: Vec<&Tensor> = operands.iter().collect();
+    let mut outputs = StockSession::open(model, no_card()).unwrap().run_raw(&operands).unwrap();
+    assert_eq!(outputs.len(), 1);
+    outputs.remove(0).1.data().to_vec()
+}
+
+fn kernel(problem: &Problem, operands: &[Tensor; 8], scale: f32) -> Vec<f32> {
+    let [u, delta, a, b, c, d_skip, z, delta_bias] = operands.each_ref().map(Tensor::data);
+    let scan = ssamba_scan::Scan {
+        batch: problem.batch,
+        seq_len: problem.seq_len,
+        d_inner: problem.d_inner,
+        d_state: problem.d_state,
+        groups: problem.groups,
+        reverse: problem.reverse,
+        delta_softplus: true,
+        combine: ssamba_scan::Combine::Sum,
+        scale,
+        u,
+        delta,
+        a,
+        b,
+        c,
+        d_skip: Some(d_skip),
+        z: Some(z),
+        delta_bias: Some(delta_bias),
+    };
+    let mut out = vec![0.0; scan.output_len()];
+    ssamba_scan::selective_scan(&scan, &mut out, &ssamba_scan::Inline).unwrap();
+    out
+}
+
+const FORWARD: &[bool] = &[false];
+const REVERSE: &[bool] = &[true];
+const BOTH: &[bool] = &[false, true];
+const SWAPPED: &[bool] = &[true, false];
+const PAIR: &[bool] = &[false, true, false, true];
+const CROSSED: &[bool] = &[false, true, true, false];
+
+#[test]
+fn kernel_and_function_body_compute_the_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let lengths = [1, 2, 15, 16, 17, 65, 145, 513];
+    let by_length = lengths.iter().flat_map(|&seq_len| {
+        [(1, BOTH, 8), (2, PAIR, 13)].map(|(groups, reverse, d_inner)| Problem {
+            groups,
+            reverse,
+            batch: 2,
+            seq_len,
+            d_inner,
+            d_state: 16,
+            hot: 2.0,
+        })
+    });
+    let usual = Problem {
+        groups: 1,
+        reverse: BOTH,
+        batch: 3,
+        seq_len: 33,
+        d_inner: 8,
+        d_state: 16,
+        hot: 2.0,
+    };
+    let special = [
+        Problem { d_inner: 1, ..usual },
+        Problem { d_inner: 384, batch: 1, seq_len: 145, ..usual },
+        Problem { hot: 9.0, ..usual },
+        Problem { reverse: FORWARD, ..usual },
+        Problem { reverse: REVERSE, ..usual },
+        Problem { reverse: SWAPPED, ..usual },
+        Problem { groups: 2, reverse: BOTH, ..usual },
+        Problem { groups: 2, reverse: CROSSED, ..usual },
+        Problem { d_state: 1, ..usual },
+        Problem { d_state: 5, ..usual },
+        Problem { d_state: 32, ..usual },
+    ];
+    for problem in by_length.chain(special) {
+        let Problem { groups, reverse, d_inner, d_state, .. } = problem;
+        let scale = 0.5;
+        let model = folder.path().join("scan.onnx");
+        std::fs::write(&model, scan_model(groups, reverse, scale, d_inner, d_state).unwrap())
+            .unwrap();
+        let operands = problem.operands();
+        let want = problem.definition(&operands, f64::from(scale));
+        // Errors of a sum are judged by the size of what it sums up to.
+        let size = want.iter().fold(1.0_f32, |max, y| max.max(y.abs()));
+        for (who, got) in [
+            ("kernel", kernel(&problem, &operands, scale)),
+            ("function body", function_body(&model, &operands)),
+        ] {
+            let error = max_abs_error(&got, &want) / size;
+            assert!(error <= 2e-6, "{who} on {problem:?}: {error:e}");
+        }
+    }
+}

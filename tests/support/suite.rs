@@ -1,0 +1,87 @@
+//! Models and runtimes of the parity matrix.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ssamba_contract::{Card, Session, Tensor};
+use ssamba_model::{Checkpoint, Model, Recipe, Weights};
+use ssamba_onnx::{Options, card, export};
+use tempfile::TempDir;
+
+use crate::{compare::values, python::StockSession};
+
+/// A model, exported to a file that lives as long as this.
+pub struct Exported {
+    /// The reference.
+    pub model: Model,
+    /// What the file says of itself.
+    pub card: Card,
+    folder: TempDir,
+}
+
+impl Exported {
+    /// Exports a checkpoint with a recipe.
+    ///
+    /// # Errors
+    /// When they do not fit, or the file cannot be written.
+    pub fn new(checkpoint: &Checkpoint, recipe: Recipe, options: &Options) -> Result<Self> {
+        let model = Model::new(Weights::load(checkpoint)?, recipe)?;
+        let card = card(&model, "suite", "")?;
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("model.onnx"), export(&model, &card, options)?)?;
+        Ok(Self { model, card, folder })
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("model.onnx")
+    }
+
+    /// The reference's outputs for the names that a runtime gave, on `fbank`.
+    ///
+    /// # Errors
+    /// When candle fails.
+    pub fn reference(&self, fbank: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        use ssamba_contract::io::{EMBEDDING, FEATURES, LOGITS};
+        let device = candle_core::Device::Cpu;
+        let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
+        let outputs = self.model.forward(&input)?;
+        [
+            (LOGITS, outputs.logits),
+            (FEATURES, outputs.features),
+            (EMBEDDING, Some(outputs.embedding)),
+        ]
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name, tensor?)))
+        .map(|(name, tensor)| Ok((name, Tensor::new(tensor.dims(), values(&tensor))?)))
+        .collect()
+    }
+}
+
+/// Every runtime of the matrix on one file: tract, ONNX Runtime with our operator, and the stock
+/// Python package that runs the function body.
+///
+/// # Errors
+/// When one of them cannot open the file.
+pub fn runtimes(path: &Path, card: &Card) -> Result<Vec<Box<dyn Session>>> {
+    let tract = ssamba_tract::TractSession::open(path, &Default::default())?;
+    let ort = ssamba_ort::OrtSession::open(path, &Default::default())
+        .context("the suite is run by tests/run, which sets ORT_DYLIB_PATH")?;
+    let stock = StockSession::open(path, card.clone())?;
+    Ok(vec![Box::new(tract), Box::new(ort), Box::new(stock)])
+}
+
+/// The bundled keyword model: checkpoint and recipe.
+///
+/// # Errors
+/// When it is not where the repository has it.
+pub fn kws12() -> Result<(Checkpoint, Recipe)> {
+    let folder = zoo("kws12");
+    let checkpoint = Checkpoint::read(&folder.join("kws12.pth"))?;
+    Ok((checkpoint, Recipe::read(&folder.join("kws12.toml"))?))
+}
+
+/// A folder of `models/zoo`.
+pub fn zoo(model: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "models", "zoo", model].iter().collect()
+}
