@@ -8,8 +8,9 @@
 //!    `libonnxruntime.dylib` or `libonnxruntime.*.dylib`, `onnxruntime.dll`;
 //! 4. the `onnxruntime` package of the `python3` (else `python`) on the path.
 //!
-//! One that is there but does not load, or is too old, is an error, never a reason to look further. A process holds
-//! one library: once it is loaded, no search is made, and naming another is an error.
+//! One that is there but does not load, or is too old, is an error, never a reason to look further.
+//! A process holds one library: once it is loaded, no search is made, and naming another is an
+//! error.
 
 use std::{
     env,
@@ -25,8 +26,8 @@ use ort::{environment::Environment, logging::LogLevel};
 
 use crate::message;
 
-/// The oldest ONNX Runtime that is taken is 1.24: before, it follows a null pointer when it infers the
-/// shapes of a custom operator's node that omits an operand.
+/// The oldest ONNX Runtime that is taken is 1.24: before, it follows a null pointer when it infers
+/// the shapes of a custom operator's node that omits an operand.
 const OLDEST_MINOR: u32 = 24;
 
 const VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -99,14 +100,13 @@ impl fmt::Display for Origin {
 /// Finds and loads the library, unless this process has loaded it before.
 ///
 /// # Errors
-/// When none is found, the one found does not load or is too old, or `named` is another than the one
-/// that this process holds.
+/// When none is found, the one found does not load or is too old, or `named` is another than the
+/// one that this process holds.
 pub fn load(named: Option<&Path>) -> Result<Library> {
     runtime(named).map(|(library, _)| library)
 }
 
 /// What this process holds: `ort` loads one library, and ONNX Runtime allows one environment.
-#[derive(Default)]
 struct Process {
     library: Option<Library>,
     environment: Option<Environment>,
@@ -121,8 +121,8 @@ pub(crate) fn runtime(named: Option<&Path>) -> Result<(Library, Environment)> {
         Some(library) => {
             if let Some(named) = named.filter(|named| !same_file(named, &library.path)) {
                 bail!(
-                    "cannot load ONNX Runtime from `{}`: this process already uses {library}, and a \
-                     process holds one",
+                    "cannot load ONNX Runtime from `{}`: this process already uses {library}, and \
+                     a process holds one",
                     named.display()
                 );
             }
@@ -168,9 +168,10 @@ fn open(path: PathBuf, origin: Origin) -> Result<Library> {
 /// What the library at `path` calls itself.
 fn version(path: &Path) -> Result<String> {
     type GetApiBase = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;
-    // SAFETY: opening a library runs its initialisers: the caller names ONNX Runtime, and any program
-    // that uses it trusts these. `OrtGetApiBase` has this type in every version, and the table and the
-    // string it leads to are static data of the library, which is open until the string is copied.
+    // SAFETY: opening a library runs its initialisers: the caller names ONNX Runtime, and any
+    // program that uses it trusts these. `OrtGetApiBase` has this type in every version, and the
+    // table and the string it leads to are static data of the library, which is open until the
+    // string is copied.
     #[expect(unsafe_code, reason = "ort does not tell the version of a library")]
     unsafe {
         let library = libloading::Library::new(path)?;
@@ -247,7 +248,8 @@ impl<P: FnOnce() -> Vec<PathBuf>> Search<P> {
             looked.push(format!("`{}`", folder.display()));
         }
         bail!(
-            "found no ONNX Runtime library: get one with `{INSTALL}`, or name the file; looked at {}",
+            "found no ONNX Runtime library: get one with `{INSTALL}`, or name the file; looked at \
+             {}",
             looked.join(", ")
         )
     }
@@ -262,9 +264,9 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
         .filter(|path| path.is_file())
         .collect();
     found.sort_by_key(|path| {
-        let version: Vec<u32> =
-            path.to_string_lossy().split('.').filter_map(|part| part.parse().ok()).collect();
-        (path.file_name().is_some_and(|name| name.to_str() == Some(PLAIN_NAME)), version)
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let version: Vec<u32> = name.split('.').filter_map(|part| part.parse().ok()).collect();
+        (name == PLAIN_NAME, version)
     });
     found.pop()
 }

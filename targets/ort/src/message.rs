@@ -11,8 +11,8 @@ pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
     }
 }
 
-/// Drops stack traces, the file, line and signature that ONNX Runtime puts before a failed check, and
-/// what it says around the messages of our kernels.
+/// Drops stack traces, the file, line and signature that ONNX Runtime puts before a failed check,
+/// and what it says around the messages of our kernels.
 fn shorten(message: &str) -> String {
     let message = message.split("Stacktrace:").next().unwrap_or_default();
     let words: Vec<&str> = message.split_whitespace().collect();

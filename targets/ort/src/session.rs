@@ -47,11 +47,12 @@ pub struct OrtSession {
 }
 
 impl OrtSession {
-    /// Opens a file that `ssamba-edge export` wrote; loads ONNX Runtime first if this process has not.
+    /// Opens a file that `ssamba-edge export` wrote; loads ONNX Runtime first if this process has
+    /// not.
     ///
     /// # Errors
-    /// When ONNX Runtime cannot be loaded; when it refuses the file; or when the file has no card of
-    /// ours, or one that contradicts its graph.
+    /// When ONNX Runtime cannot be loaded; when it refuses the file; or when the file has no card
+    /// of ours, or one that contradicts its graph.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let (library, environment) = library::runtime(options.library.as_deref())?;

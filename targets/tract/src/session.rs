@@ -33,8 +33,8 @@ pub struct Options {
 
 /// An exported file, open in tract.
 ///
-/// The first run with a shape plans for it, which takes far longer than the run; later runs with that
-/// shape reuse the plan.
+/// The first run with a shape plans for it, which takes far longer than the run; later runs with
+/// that shape reuse the plan.
 #[derive(Debug)]
 pub struct TractSession {
     path: PathBuf,
@@ -48,8 +48,8 @@ impl TractSession {
     /// Opens a file that `ssamba-edge export` wrote.
     ///
     /// # Errors
-    /// When the file is no ONNX model; when it has no card of ours, or one that contradicts its graph;
-    /// or when a node is not what its operator allows.
+    /// When the file is no ONNX model; when it has no card of ours, or one that contradicts its
+    /// graph; or when a node is not what its operator allows.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         Self::read(path, options)

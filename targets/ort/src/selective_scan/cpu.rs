@@ -109,7 +109,8 @@ struct RuntimeThreads<'a>(&'a ComputeContext);
 
 impl Pool for RuntimeThreads<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // A task that panics, or a refusal of the pool, leaves tasks undone, which the scan reports.
+        // A task that panics, or a refusal of the pool, leaves tasks undone, which the scan
+        // reports.
         let _ = self.0.par_for(tasks, 0, |index| {
             let _ = catch_unwind(AssertUnwindSafe(|| task(index)));
         });

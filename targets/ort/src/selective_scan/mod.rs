@@ -1,9 +1,9 @@
-//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. `cpu` is the
-//! kernel of the CPU provider. A kernel of another provider is a file beside it and one more `add` in
-//! [`domain`]: `cuda` for the CUDA provider.
+//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. `cpu` is
+//! the kernel of the CPU provider. A kernel of another provider is a file beside it and one more
+//! `add` in [`domain`]: `cuda` for the CUDA provider.
 //!
-//! ONNX Runtime calls into here through C, which a panic must not cross: the functions called return
-//! errors, and [`guarded`] turns a panic into one.
+//! ONNX Runtime calls into here through C, which a panic must not cross: the functions called
+//! return errors, and [`guarded`] turns a panic into one.
 
 mod cpu;
 
@@ -90,7 +90,8 @@ fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
 
 /// Says the output's shape as far as it follows from the shapes of the operands.
 ///
-/// Whatever is odd here is left to the kernel, which names it: this only helps ONNX Runtime to plan.
+/// Whatever is odd here is left to the kernel, which names it: this only helps ONNX Runtime to
+/// plan.
 fn infer_shape(context: &mut ShapeInferenceContext) -> ort::Result<()> {
     guarded(|| {
         let Some(attributes) = known_attributes(context) else { return Ok(()) };
@@ -106,8 +107,7 @@ fn known_attributes(context: &ShapeInferenceContext) -> Option<Attributes> {
     fn read<T: FromOpAttr>(context: &ShapeInferenceContext, name: &str) -> Option<Option<T>> {
         match context.attr::<T>(name) {
             Ok(value) => Some(Some(value)),
-            // As for kernels, a list tells absence from the rest: here that is another type, or a
-            // string in an older ONNX Runtime, which counts its NUL in a way that `ort` does not read.
+            // As for kernels, a list tells absence from another type.
             Err(_) if context.attr::<Vec<i64>>(name).is_ok() => None,
             Err(_) => Some(None),
         }

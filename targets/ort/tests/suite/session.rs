@@ -1,6 +1,6 @@
 //! Files in ONNX Runtime: what opens, what does not, and what runs.
 
-use std::{path::PathBuf, thread};
+use std::path::PathBuf;
 
 use crate::{
     options,
@@ -64,24 +64,6 @@ fn sessions_of_one_process_share_a_library_and_another_one_is_refused() {
     let message = message(with("another.so".into()));
     assert!(message.contains("`another.so`") && message.contains("already uses"), "{message}");
     assert_eq!(library::load(None).unwrap(), *left.library());
-}
-
-#[test]
-fn files_open_on_many_threads_at_a_time() {
-    let files = Files::new();
-    let path = &files.model(&micro_model());
-    thread::scope(|scope| {
-        let opened: Vec<_> = (0..8)
-            .map(|_| {
-                scope.spawn(|| {
-                    (0..20).try_for_each(|_| OrtSession::open(path, &options()).map(drop))
-                })
-            })
-            .collect();
-        for thread in opened {
-            thread.join().unwrap().unwrap();
-        }
-    });
 }
 
 #[test]
