@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use ssamba_contract::{
     Card, Outputs, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
 };
-use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipe::BUILT_IN, recipes_for};
+use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipes_for};
 
 /// What a checkpoint cannot tell, on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -127,25 +128,21 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new()
-        .prefix(".ssamba-edge-")
-        .permissions(permissions())
-        .tempfile_in(folder)
-        .with_context(at)?;
-    io_write(&mut file, bytes).with_context(at)?;
+    ensure!(
+        folder.is_dir(),
+        "cannot write {}: there is no folder `{}`",
+        path.display(),
+        folder.display()
+    );
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".ssamba-edge-");
+    // A temporary file is private by default; what the umask leaves of this is not.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(at)?;
+    file.write_all(bytes).with_context(at)?;
     file.persist(path).map_err(|error| error.error).with_context(at)?;
     Ok(())
-}
-
-fn io_write(file: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
-    file.write_all(bytes)?;
-    file.flush()
-}
-
-/// What the umask leaves of the permissions of an ordinary new file.
-#[cfg(unix)]
-fn permissions() -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
 /// `candle` as one more runtime: the reference that the others are held against.
@@ -185,9 +182,4 @@ impl Session for CandleSession {
         });
         Ok(Outputs::new(converted.collect::<Result<_>>()?))
     }
-}
-
-/// Recipe names for help and messages.
-pub fn built_in_names() -> String {
-    BUILT_IN.join(", ")
 }

@@ -1,17 +1,16 @@
 //! `ssamba-edge inspect`: what is in a checkpoint or an `.onnx` file.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use ssamba_contract::Card;
 use ssamba_model::{Checkpoint, Weights, recipes_for};
 
-use crate::{Answer, convert::sha256_of};
+use crate::{Answer, convert::sha256_of, provider::is_checkpoint};
 
 /// Show what is in a checkpoint or an ONNX file.
 #[derive(clap::Args)]
@@ -34,14 +33,6 @@ pub fn run(args: &Args) -> Result<Answer> {
         false => print(&mut stdout, &report, 0)?,
     }
     Ok(answer)
-}
-
-/// Zip archives and safetensors are checkpoints; anything else has to be ONNX.
-fn is_checkpoint(path: &Path) -> Result<bool> {
-    let at = || path.display().to_string();
-    let mut head = [0; 9];
-    let read = File::open(path).with_context(at)?.read(&mut head).with_context(at)?;
-    Ok(matches!(&head[..read], [b'P', b'K', ..] | [0x80, ..] | [_, _, _, _, _, _, _, _, b'{']))
 }
 
 /// The answer is no when the file does not fit the network.
@@ -118,6 +109,7 @@ fn print(out: &mut impl Write, value: &Value, indent: usize) -> io::Result<()> {
         match value {
             Value::Null => {}
             Value::Object(inner) if inner.is_empty() => {}
+            Value::Array(items) if items.is_empty() => {}
             Value::Object(_) => {
                 writeln!(out, "{:indent$}{key}", "")?;
                 print(out, value, indent + 2)?;

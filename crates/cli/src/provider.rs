@@ -1,8 +1,12 @@
 //! Runtimes by name.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use ssamba_contract::Session;
 
@@ -39,6 +43,12 @@ impl RuntimeArgs {
 impl Provider {
     /// Opens `model`; `auto` says what it chose.
     pub fn open(self, model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+        ensure!(
+            !is_checkpoint(model)?,
+            "{}: a checkpoint, turn it into a model first: ssamba-edge export {} -o model.onnx",
+            model.display(),
+            model.display()
+        );
         match self {
             Self::Auto => {
                 let chosen = if cfg!(feature = "tract") { Self::Tract } else { Self::Cpu };
@@ -73,6 +83,14 @@ impl Provider {
             Self::Cpu => "cpu",
         }
     }
+}
+
+/// Zip archives, pickles and safetensors are checkpoints.
+pub fn is_checkpoint(path: &Path) -> Result<bool> {
+    let at = || path.display().to_string();
+    let mut head = [0; 9];
+    let read = File::open(path).with_context(at)?.read(&mut head).with_context(at)?;
+    Ok(matches!(&head[..read], [b'P', b'K', ..] | [0x80, ..] | [_, _, _, _, _, _, _, _, b'{']))
 }
 
 #[cfg(feature = "tract")]

@@ -1,8 +1,8 @@
 //! PyTorch's zip checkpoints, read without executing anything.
 //!
 //! `torch.save` writes a zip archive: `<name>/data.pkl` describes tensors, `<name>/data/<key>`
-//! holds their bytes. The pickle is decoded by candle's interpreter, which only builds a tree;
-//! this module walks that tree and refuses every callable that a tensor does not need.
+//! holds their bytes. The pickle is decoded by candle's interpreter, which only builds a tree, and
+//! every callable that a tensor does not need is refused.
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
@@ -28,12 +28,8 @@ const NESTED: [&str; 4] = ["state_dict", "model", "model_state_dict", "net"];
 
 /// Reads every tensor of a `.pth` file.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let mut archive = ZipArchive::new(File::open(path)?).map_err(|error| {
-        anyhow!(
-            "not a zip checkpoint of torch.save ({error}); files of PyTorch before 1.6 are converted by \
-             torch.save(torch.load(old), new)"
-        )
-    })?;
+    let mut archive = ZipArchive::new(File::open(path)?)
+        .map_err(|error| anyhow!("a damaged or cut-off checkpoint, copy it again ({error})"))?;
     let pickle_name = archive
         .file_names()
         .filter_map(|name| Some(name.ok()?.into_owned()))
@@ -43,10 +39,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 
     let mut pickle = Vec::new();
     archive.by_name(&pickle_name)?.read_to_end(&mut pickle)?;
-    let mut stack = Stack::empty();
-    stack.read_loop(&mut pickle.as_slice()).context("its data.pkl cannot be decoded")?;
-    let tree = stack.finalize()?;
-    refuse_foreign_globals(&tree)?;
+    let tree = decode(&pickle)?;
 
     let mut tensors = BTreeMap::new();
     for (name, value) in state_dict(tree)? {
@@ -58,36 +51,22 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(tensors)
 }
 
-fn refuse_foreign_globals(object: &Object) -> Result<()> {
-    match object {
-        Object::Class { module_name, class_name } => ensure!(
-            is_known_global(module_name, class_name),
-            "its pickle names `{module_name}.{class_name}`, which a checkpoint of tensors does not need; \
-             nothing was executed; save the plain state dict: torch.save(model.state_dict(), path)"
-        ),
-        Object::Tuple(items) | Object::List(items) => {
-            items.iter().try_for_each(refuse_foreign_globals)?;
+/// Runs candle's interpreter one instruction at a time, so that a foreign name is refused where it
+/// appears, whatever would have been done with it.
+fn decode(mut pickle: &[u8]) -> Result<Object> {
+    let mut stack = Stack::empty();
+    let mut done = false;
+    while !done {
+        done = stack.read(&mut pickle).context("its data.pkl cannot be decoded")?;
+        if let Some(Object::Class { module_name, class_name }) = stack.stack().last() {
+            ensure!(
+                is_known_global(module_name, class_name),
+                "its pickle names `{module_name}.{class_name}`, which a checkpoint of tensors does not \
+                 need; nothing was executed; save the plain state dict: torch.save(model.state_dict(), path)"
+            );
         }
-        Object::Dict(entries) => {
-            for (key, value) in entries {
-                refuse_foreign_globals(key)?;
-                refuse_foreign_globals(value)?;
-            }
-        }
-        Object::Reduce { callable, args } | Object::Build { callable, args } => {
-            refuse_foreign_globals(callable)?;
-            refuse_foreign_globals(args)?;
-        }
-        Object::PersistentLoad(id) => refuse_foreign_globals(id)?,
-        Object::Int(_)
-        | Object::Long(_)
-        | Object::Float(_)
-        | Object::Unicode(_)
-        | Object::Bool(_)
-        | Object::None
-        | Object::Mark => {}
     }
-    Ok(())
+    Ok(stack.finalize()?)
 }
 
 /// The name-to-tensor dictionary, possibly nested one level deep.

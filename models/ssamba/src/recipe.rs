@@ -224,8 +224,11 @@ impl Recipe {
     /// # Errors
     /// Names the line and the key that is wrong.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        let file: File =
-            toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+        let file: File = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = text[..start].matches('\n').count() + 1;
+            anyhow!("line {line}: {}", error.message())
+        })?;
         ensure!(file.frames > 0 && file.mel_bins > 0, "`frames` and `mel_bins` must be positive");
         ensure!(
             file.stride[0] > 0 && file.stride[1] > 0,

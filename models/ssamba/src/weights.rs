@@ -218,8 +218,9 @@ impl Weights {
 
 fn audit(tensors: &BTreeMap<String, Tensor>) -> Result<(Audit, Option<Weights>)> {
     let config = infer(tensors)?;
-    let is_norm_bias =
-        |name: &String| name == "v.norm_f.bias" || name.starts_with("v.") && name.ends_with(".norm.bias");
+    let is_norm_bias = |name: &String| {
+        name == "v.norm_f.bias" || name.starts_with("v.") && name.ends_with(".norm.bias")
+    };
     let norm = match tensors.keys().any(is_norm_bias) {
         true => NormKind::Layer,
         false => NormKind::Rms,

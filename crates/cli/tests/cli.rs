@@ -1,0 +1,291 @@
+//! The program as its users meet it: exit codes, stdout, stderr.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+fn zoo(file: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "..", "models", "zoo", "kws12", file].iter().collect()
+}
+
+fn ssamba_edge(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ssamba-edge"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A folder with the keyword model's checkpoint, card, clips, and its export `kws.onnx`.
+fn workshop() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["kws12.pth", "kws12.toml", "yes.wav", "stop.wav", "left.wav"] {
+        fs::copy(zoo(file), folder.path().join(file)).unwrap();
+    }
+    let output = ssamba_edge(folder.path(), &["export", "kws12.pth", "-o", "kws.onnx"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    folder
+}
+
+/// A copy of the checkpoint with its pickle changed, its card beside it.
+fn with_pickle(folder: &Path, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let mut from = ZipArchive::new(fs::File::open(zoo("kws12.pth")).unwrap()).unwrap();
+    let mut to = ZipWriter::new(fs::File::create(folder.join(name)).unwrap());
+    for index in 0..from.len() {
+        let mut entry = from.by_index(index).unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        let path = entry.name().unwrap().into_owned();
+        to.start_file(&*path, SimpleFileOptions::default()).unwrap();
+        let bytes = if path.ends_with("data.pkl") { change(bytes) } else { bytes };
+        to.write_all(&bytes).unwrap();
+    }
+    to.finish().unwrap();
+    fs::copy(zoo("kws12.toml"), folder.join(name).with_extension("toml")).unwrap();
+}
+
+/// Replaces the first occurrence by as many bytes, so that offsets stay.
+fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+    [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn a_checkpoint_becomes_a_file_that_hears_the_words() {
+    let folder = workshop();
+    let clips = ["yes.wav", "stop.wav", "left.wav"];
+    for provider in ["auto", "tract", "cpu"] {
+        let arguments = [&["run", "kws.onnx", "--provider", provider], &clips[..]].concat();
+        let output = ssamba_edge(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(stdout(&output).lines().count(), clips.len());
+        for (line, clip) in stdout(&output).lines().zip(clips) {
+            let word = clip.trim_end_matches(".wav");
+            assert!(line.starts_with(&format!("{clip}: {word} 0.")), "{provider}: {line}");
+        }
+        assert_eq!(stderr(&output).contains("provider: tract (auto)"), provider == "auto");
+    }
+}
+
+#[test]
+fn json_has_one_object_a_line_with_the_promised_keys() {
+    let folder = workshop();
+    let arguments = ["export", "kws12.pth", "--embedding", "-o", "embedding.onnx"];
+    assert!(ssamba_edge(folder.path(), &arguments).status.success());
+    let options = ["--json", "--top", "2", "--logits", "--embedding", "--provider", "cpu"];
+    let arguments = [&["run", "embedding.onnx", ".", "--threads", "1"], &options[..]].concat();
+    let output = ssamba_edge(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let heard: Vec<_> =
+        lines.iter().map(|line| line["top"][0]["label"].as_str().unwrap()).collect();
+    assert_eq!(heard, ["left", "stop", "yes"], "a folder's clips, sorted");
+    for line in &lines {
+        assert_eq!(line["provider"], "cpu");
+        let score = |rank: usize| line["top"][rank]["score"].as_f64().unwrap();
+        assert_eq!(line["top"].as_array().unwrap().len(), 2);
+        assert!(score(0) > score(1));
+        assert_eq!(line["logits"].as_array().unwrap().len(), 12);
+        assert_eq!(line["embedding"].as_array().unwrap().len(), 64);
+        assert_eq!(line["audio_s"], 1.0);
+        assert!(line["inference_ms"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn verify_agrees_and_answers_no_when_a_file_drifts() {
+    let folder = workshop();
+    let verify = |model: &str, rest: &[&str]| {
+        let arguments = [&["verify", model, "--against", "kws12.pth"], rest].concat();
+        ssamba_edge(folder.path(), &arguments)
+    };
+    for rest in [&[][..], &["yes.wav", "left.wav"], &["--provider", "tract,cpu"]] {
+        let output = verify("kws.onnx", rest);
+        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).contains("tract") && stdout(&output).contains("cpu"));
+    }
+    assert_eq!(verify("kws.onnx", &["--atol", "0"]).status.code(), Some(1));
+
+    // The same card over other weights.
+    let model = fs::read(folder.path().join("kws.onnx")).unwrap();
+    // The name's last place is before the weight's bytes; the others are in nodes.
+    let name = b"patch_embed/weight";
+    let end = model.windows(name.len()).rposition(|window| window == name).unwrap() + name.len();
+    let mut drifted = model;
+    for value in drifted[end + 100..end + 500].as_chunks_mut::<4>().0 {
+        *value = 0.25_f32.to_le_bytes();
+    }
+    fs::write(folder.path().join("drifted.onnx"), drifted).unwrap();
+    let output = verify("drifted.onnx", &[]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("DRIFTS"));
+}
+
+#[test]
+fn a_file_of_another_checkpoint_or_recipe_is_not_the_same_model() {
+    let folder = workshop();
+    with_pickle(folder.path(), "other.pth", |pickle| [pickle, vec![0]].concat());
+    let against = ["verify", "kws.onnx", "--against", "other.pth"];
+    let output = ssamba_edge(folder.path(), &against);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("another checkpoint"), "{}", stderr(&output));
+
+    let card = fs::read_to_string(zoo("kws12.toml")).unwrap();
+    let card = card.replace("mean = -6.845978", "mean = -6.5");
+    fs::write(folder.path().join("kws12.toml"), card).unwrap();
+    let output = ssamba_edge(folder.path(), &["verify", "kws.onnx", "--against", "kws12.pth"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("another recipe"), "{}", stderr(&output));
+}
+
+#[test]
+fn inspect_tells_what_is_in_both_kinds_of_file() {
+    let folder = workshop();
+    let inspect = |file: &str| {
+        let output = ssamba_edge(folder.path(), &["inspect", file, "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        (output.status.code(), report)
+    };
+    let (code, report) = inspect("kws12.pth");
+    assert_eq!(code, Some(0));
+    assert_eq!((&report["parameters"], &report["tokens"]), (&527_052.into(), &49.into()));
+    assert_eq!(report["unused"].as_object().unwrap().len(), 2, "the head that is never called");
+    let (code, report) = inspect("kws.onnx");
+    assert_eq!((code, &report["ops"]["ssamba::SelectiveScan"]), (Some(0), &6.into()));
+    assert_eq!(report["card"]["labels"][0], "yes");
+
+    let rename = |pickle: Vec<u8>| replace(&pickle, "3.mixer.A_log", "3.mixer.A_lag");
+    with_pickle(folder.path(), "renamed.pth", rename);
+    let (code, report) = inspect("renamed.pth");
+    assert_eq!((code, &report["fits"]), (Some(1), &false.into()));
+    assert_eq!(report["mismatch"]["missing"][0], "v.layers.3.mixer.A_log");
+    assert_eq!(report["mismatch"]["unexpected"][0], "v.layers.3.mixer.A_lag");
+}
+
+#[test]
+fn demo_hears_its_clips() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ssamba_edge(folder.path(), &["demo", "-o", "kept"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    for word in ["\"yes\"", "\"stop\"", "\"left\""] {
+        assert!(stdout(&output).contains(word), "{}", stdout(&output));
+    }
+    assert!(folder.path().join("kept/kws12.onnx").is_file());
+}
+
+/// Bad input: exit 2, nothing on stdout, one sentence that names the file, nothing left behind.
+#[test]
+fn wrong_input_gets_one_clear_sentence() {
+    let folder = workshop();
+    let at = |name: &str| folder.path().join(name);
+    let yes = fs::read(zoo("yes.wav")).unwrap();
+    let model = fs::read(at("kws.onnx")).unwrap();
+    fs::write(at("empty.wav"), []).unwrap();
+    fs::write(at("cut.wav"), &yes[..20_000]).unwrap();
+    fs::write(at("text.wav"), "not audio at all\n").unwrap();
+    // A whole WAV of 100 samples.
+    let mut short = yes[..244].to_vec();
+    short[4..8].copy_from_slice(&236_u32.to_le_bytes());
+    short[40..44].copy_from_slice(&200_u32.to_le_bytes());
+    fs::write(at("short.wav"), short).unwrap();
+    fs::write(at("text.onnx"), "not a graph\n").unwrap();
+    fs::write(at("cut.onnx"), &model[..model.len() / 2]).unwrap();
+    // Our graph without our card.
+    fs::write(at("foreign.onnx"), replace(&model, "ssamba.card", "nobody.card")).unwrap();
+    fs::write(at("cut.pth"), &fs::read(zoo("kws12.pth")).unwrap()[..100_000]).unwrap();
+    fs::copy(zoo("kws12.pth"), at("bare.pth")).unwrap();
+    let rename = |pickle: Vec<u8>| replace(&pickle, "3.mixer.A_log", "3.mixer.A_lag");
+    with_pickle(folder.path(), "missing.pth", rename);
+    let call =
+        |pickle: Vec<u8>| replace(&pickle, "collections\nOrderedDict", "subprocess.\ncheck_call.");
+    with_pickle(folder.path(), "foreign.pth", call);
+    let card = fs::read_to_string(zoo("kws12.toml")).unwrap();
+    for (name, from, to) in [
+        ("longer.toml", "frames = 98", "frames = 128"),
+        ("mistyped.toml", "frames = 98", "frame = 98"),
+        ("labels.toml", "\"yes\", ", ""),
+        ("patch.toml", "patch = [128, 4]", "patch = [16, 16]"),
+    ] {
+        assert!(card.contains(from));
+        fs::write(at(name), card.replacen(from, to, 1)).unwrap();
+    }
+    fs::create_dir(at("silent")).unwrap();
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let before = files();
+
+    let hear = |model, clip| vec!["run", model, clip];
+    let export = |checkpoint| vec!["export", checkpoint, "-o", "out.onnx"];
+    let with_recipe = |recipe| vec!["export", "bare.pth", "-o", "out.onnx", "--recipe", recipe];
+    let missing_library = ["run", "kws.onnx", "yes.wav", "--provider", "cpu", "--ort-lib", "no.so"];
+    let cases = [
+        (hear("kws.onnx", "none.wav"), "none.wav", "no file"),
+        (hear("kws.onnx", "empty.wav"), "empty.wav", "is empty"),
+        (hear("kws.onnx", "cut.wav"), "cut.wav", "cut off after 9978 of 16000 samples"),
+        (hear("kws.onnx", "text.wav"), "text.wav", "expected WAV, FLAC, OGG Vorbis or MP3"),
+        (hear("kws.onnx", "short.wav"), "short.wav", "100 samples"),
+        (hear("kws.onnx", "silent"), "silent", "no audio in this folder"),
+        (hear("none.onnx", "yes.wav"), "none.onnx", "No such file"),
+        (hear("text.onnx", "yes.wav"), "text.onnx", "not an ONNX model"),
+        (hear("cut.onnx", "yes.wav"), "cut.onnx", "not an ONNX model"),
+        (hear("foreign.onnx", "yes.wav"), "foreign.onnx", "not written by `ssamba-edge export`"),
+        (hear("kws12.pth", "yes.wav"), "kws12.pth", "ssamba-edge export"),
+        (export("none.pth"), "none.pth", "No such file"),
+        (export("cut.pth"), "cut.pth", "damaged or cut-off"),
+        (export("yes.wav"), "yes.wav", "not a checkpoint"),
+        (export("missing.pth"), "missing.pth", "1 missing: v.layers.3.mixer.A_log"),
+        (export("foreign.pth"), "foreign.pth", "`subprocess..check_call.`"),
+        (export("bare.pth"), "bare.pth", "--recipe"),
+        (with_recipe("speech-commands"), "bare.pth", "1 x 13 patches"),
+        (with_recipe("longer.toml"), "bare.pth", "1 x 63 patches"),
+        (with_recipe("mistyped.toml"), "mistyped.toml", "line 6: unknown field `frame`"),
+        (with_recipe("labels.toml"), "bare.pth", "11 labels"),
+        (with_recipe("patch.toml"), "bare.pth", "patch = [16, 16]"),
+        (with_recipe("nonsense"), "nonsense", "expected speech-commands"),
+        (vec!["export", "kws12.pth", "-o", "no/such.onnx"], "no/such.onnx", "no folder `no`"),
+        (vec!["inspect", "text.wav"], "text.wav", "not an ONNX file"),
+        (
+            vec!["run", "kws.onnx", "yes.wav", "--embedding"],
+            "kws.onnx",
+            "export it with --embedding",
+        ),
+        (missing_library.to_vec(), "no.so", "no ONNX Runtime library"),
+    ];
+    for (arguments, file, needle) in cases {
+        let output = ssamba_edge(folder.path(), &arguments);
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+        let error = message.lines().find(|line| line.starts_with("error: "));
+        let error = error.unwrap_or_else(|| panic!("{arguments:?}: {message}"));
+        assert!(error.contains(file) && error.contains(needle), "{arguments:?}: {message}");
+        assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    }
+    assert_eq!(files(), before, "nothing was left behind");
+}
+
+#[test]
+fn one_bad_clip_among_many_does_not_silence_the_others() {
+    let folder = workshop();
+    fs::write(folder.path().join("text.wav"), "not audio at all\n").unwrap();
+    let arguments = ["run", "kws.onnx", "left.wav", "text.wav", "yes.wav"];
+    let output = ssamba_edge(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stdout(&output).lines().count(), 2);
+    assert!(stderr(&output).contains("text.wav"));
+}
