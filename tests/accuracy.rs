@@ -4,12 +4,14 @@
 //! folder a label and `testing_list.txt`. `SSAMBA_CHECKPOINT` is the checkpoint to score, with its
 //! TOML card beside it; by default the bundled one.
 
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
 };
 
-use ssamba_contract::{Session, Tensor, io::LOGITS};
+use ssamba_contract::{Tensor, io::LOGITS};
 use ssamba_features::Extractor;
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::Options;

@@ -3,6 +3,8 @@
 //! The matrix is {tract, ONNX Runtime with our operator, stock ONNX Runtime in Python} x {micro,
 //! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths.
 
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
+
 use ssamba_contract::{Tensor, io::LOGITS};
 use ssamba_model::{Checkpoint, Head, NormKind, Recipe};
 use ssamba_onnx::Options;

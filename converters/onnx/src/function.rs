@@ -235,11 +235,11 @@ pub(crate) fn model_proto(graph: GraphProto, scan: &ScanConfiguration) -> ModelP
 struct Walk {
     reverse: bool,
     members: Vec<i64>,
-    /// Zero state, [batch, streams, d_state, d_inner].
+    /// Zero state, `[batch, streams, d_state, d_inner]`.
     h: Value,
-    /// [streams, d_state, d_inner]
+    /// `[streams, d_state, d_inner]`
     a: Value,
-    /// dt, dt * u, B, C: [batch, tokens, streams, ..].
+    /// dt, dt * u, B, C: `[batch, tokens, streams, ..]`.
     sequences: Vec<Value>,
 }
 
@@ -247,7 +247,7 @@ fn position(order: &[i64], stream: i64) -> Option<i64> {
     order.iter().position(|&member| member == stream).map(|index| index as i64)
 }
 
-/// One `Scan` over the tokens for all walks; yields [batch, tokens, streams, 1, d_inner] for each.
+/// One `Scan` over the tokens for all walks; yields `[batch, tokens, streams, 1, d_inner]` for each.
 fn scan(g: &mut GraphBuilder, walks: &[Walk]) -> Vec<Value> {
     let mut body = GraphBuilder::new(Constants::Initializers);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());

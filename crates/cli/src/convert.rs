@@ -33,6 +33,8 @@ pub struct Source {
     pub sha256: String,
     /// Where the recipe came from, for people.
     pub recipe_origin: String,
+    /// Where the labels came from, for people.
+    pub labels_origin: &'static str,
 }
 
 impl Source {
@@ -41,12 +43,17 @@ impl Source {
         let file = Checkpoint::read(checkpoint)?;
         let weights = Weights::load(&file)?;
         let (mut recipe, recipe_origin) = find_recipe(checkpoint, &weights, args, fallback)?;
-        if let Some(path) = &args.labels {
-            recipe.labels = read_labels(path)?;
-        }
+        let published = || Recipe::published_labels(&recipe.name, weights.config.n_classes?);
+        let (labels, labels_origin) = match (&args.labels, published()) {
+            (Some(path), _) => (read_labels(path)?, "as given"),
+            (None, _) if !recipe.labels.is_empty() => (recipe.labels, "the recipe's"),
+            (None, Some(labels)) => (labels, "upstream's, in upstream's order"),
+            (None, None) => (Vec::new(), "none"),
+        };
+        recipe.labels = labels;
         let model =
             Model::new(weights, recipe).with_context(|| checkpoint.display().to_string())?;
-        Ok(Self { model, sha256: sha256_of(checkpoint)?, recipe_origin })
+        Ok(Self { model, sha256: sha256_of(checkpoint)?, recipe_origin, labels_origin })
     }
 
     /// The card of an export of this model.

@@ -101,7 +101,9 @@ pub fn run(args: &Args) -> Result<Answer> {
         Some(classes) if recipe.labels.is_empty() => terminal::note(format!(
             "no labels: the {classes} classes are called by number; pass --labels FILE"
         )),
-        Some(_) => {}
+        Some(classes) => {
+            terminal::note(format!("labels      {classes} ({})", source.labels_origin));
+        }
     }
     Ok(Answer::Yes)
 }

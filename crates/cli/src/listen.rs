@@ -12,7 +12,7 @@ use crate::terminal;
 pub struct Clip {
     /// Length of the file's audio in seconds.
     pub seconds: f64,
-    /// [1, n_frames, n_mels]
+    /// `[1, n_frames, n_mels]`
     pub fbank: Tensor,
 }
 

@@ -95,7 +95,7 @@ pub fn is_checkpoint(path: &Path) -> Result<bool> {
 
 #[cfg(feature = "tract")]
 fn open_tract(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
-    let options = ssamba_tract::Options { threads: args.threads(), ..Default::default() };
+    let options = ssamba_tract::Options { threads: args.threads() };
     Ok(Box::new(ssamba_tract::TractSession::open(model, &options)?))
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// Input: normalised log-mel filter banks, [batch, n_frames, n_mels].
+/// Input: normalised log-mel filter banks, `[batch, n_frames, n_mels]`.
 pub const FBANK: &str = "fbank";
-/// Output: scores before sigmoid or softmax, [batch, n_classes] ([batch, 60, n_classes] for the
+/// Output: scores before sigmoid or softmax, `[batch, n_classes]` (`[batch, 60, n_classes]` for the
 /// per-second head).
 pub const LOGITS: &str = "logits";
-/// Output: the pooled clip vector before the head, [batch, d_model].
+/// Output: the pooled clip vector before the head, `[batch, d_model]`.
 pub const EMBEDDING: &str = "embedding";
 /// Output of feature extractors: one vector per patch column, [batch, patches over time,
 /// patches over frequency * d_model].

@@ -31,7 +31,7 @@ pub trait Session {
     /// What the model says of itself.
     fn card(&self) -> &Card;
 
-    /// Runs on `fbank`, [batch, n_frames, n_mels], normalised as the card says.
+    /// Runs on `fbank`, `[batch, n_frames, n_mels]`, normalised as the card says.
     ///
     /// # Errors
     /// When the shape is not the model's, or the runtime fails; the message names the provider.

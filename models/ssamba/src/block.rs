@@ -11,7 +11,7 @@ use crate::{
     weights::{LayerWeights, NormWeights},
 };
 
-/// Hidden and residual stream between blocks, [batch, seq_len, d_model] each.
+/// Hidden and residual stream between blocks, `[batch, seq_len, d_model]` each.
 #[derive(Clone, Debug)]
 pub struct Streams {
     /// Output of the last mixer.

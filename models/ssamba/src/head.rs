@@ -10,8 +10,8 @@ use crate::{config::NormKind, mixer::linear, recipe::Head, weights::HeadWeights}
 /// Slices of the per-second head.
 pub const SECONDS: usize = 60;
 
-/// Pools `tokens` [batch, 1 + patches, d_model] into [batch, d_model], or into
-/// [batch, 60, d_model] for the per-second head.
+/// Pools `tokens` `[batch, 1 + patches, d_model]` into `[batch, d_model]`, or into
+/// `[batch, 60, d_model]` for the per-second head.
 pub(crate) fn pool(tokens: &Tensor, head: Head) -> Result<Tensor> {
     let (_, seq_len, _) = tokens.dims3()?;
     match head {
@@ -28,8 +28,8 @@ pub(crate) fn pool(tokens: &Tensor, head: Head) -> Result<Tensor> {
     }
 }
 
-/// Tokens after the *first* final norm, [batch, 1 + rows * columns, d_model], to one vector per
-/// patch column, [batch, columns, rows * d_model].
+/// Tokens after the *first* final norm, `[batch, 1 + rows * columns, d_model]`, to one vector per
+/// patch column, `[batch, columns, rows * d_model]`.
 pub(crate) fn columns(tokens: &Tensor, grid: (usize, usize)) -> Result<Tensor> {
     let (batch, seq_len, d_model) = tokens.dims3()?;
     tokens

@@ -45,13 +45,13 @@ pub struct Model {
 /// What one forward pass yields.
 #[derive(Clone, Debug)]
 pub struct ModelOutputs {
-    /// [batch, n_classes] ([batch, 60, n_classes] per second); absent without a classifier.
+    /// `[batch, n_classes]` (`[batch, 60, n_classes]` per second); absent without a classifier.
     pub logits: Option<Tensor>,
-    /// Pooled tokens, [batch, d_model] ([batch, 60, d_model] per second).
+    /// Pooled tokens, `[batch, d_model]` (`[batch, 60, d_model]` per second).
     pub embedding: Tensor,
-    /// One vector per patch column, [batch, columns, rows * d_model], for [`Head::Features`].
+    /// One vector per patch column, `[batch, columns, rows * d_model]`, for [`Head::Features`].
     pub features: Option<Tensor>,
-    /// All tokens after the final norm, the class token first: [batch, seq_len, d_model].
+    /// All tokens after the final norm, the class token first: `[batch, seq_len, d_model]`.
     pub tokens: Tensor,
 }
 
@@ -103,7 +103,7 @@ impl Model {
         1 + self.grid.0 * self.grid.1
     }
 
-    /// Positions for this grid, [seq_len, d_model].
+    /// Positions for this grid, `[seq_len, d_model]`.
     pub fn pos_embed(&self) -> &Tensor {
         &self.pos_embed
     }
@@ -113,7 +113,7 @@ impl Model {
         self.recipe.norm.unwrap_or(self.weights.norm)
     }
 
-    /// Runs on `fbank` [batch, n_frames, n_mels], normalised as the recipe says.
+    /// Runs on `fbank` `[batch, n_frames, n_mels]`, normalised as the recipe says.
     ///
     /// # Errors
     /// When the shape is not the recipe's.

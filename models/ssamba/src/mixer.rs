@@ -10,11 +10,11 @@ use crate::weights::{MixerWeights, StreamWeights};
 
 /// Above this, softplus is the identity, upstream and here.
 const SOFTPLUS_THRESHOLD: f64 = 20.0;
-/// Tokens whose decays are held at once, [tokens, batch, d_inner, d_state].
+/// Tokens whose decays are held at once, `[tokens, batch, d_inner, d_state]`.
 const SCAN_CHUNK: usize = 128;
 
 impl MixerWeights {
-    /// `hidden` [batch, seq_len, d_model] to the same shape. `halve` takes the mean of the two
+    /// `hidden` `[batch, seq_len, d_model]` to the same shape. `halve` takes the mean of the two
     /// directions instead of their sum.
     pub fn forward(&self, hidden: &Tensor, halve: bool) -> Result<Tensor> {
         let xz = linear(hidden, &self.in_proj)?;
@@ -29,7 +29,7 @@ impl MixerWeights {
 }
 
 impl StreamWeights {
-    /// One direction, left to right, gated: `x` and `z` [batch, seq_len, d_inner].
+    /// One direction, left to right, gated: `x` and `z` `[batch, seq_len, d_inner]`.
     fn run(&self, x: &Tensor, z: &Tensor) -> Result<Tensor> {
         let (d_inner, dt_rank) = self.dt_proj.dims2()?;
         let d_state = self.a_log.dim(1)?;
@@ -62,7 +62,7 @@ impl StreamWeights {
 /// The recurrence: for every channel and state,
 /// `h = exp(dt * a) * h + dt * b * u`, `y = sum over states of c * h`.
 ///
-/// `u`, `dt` [batch, seq_len, d_inner], `a` [d_inner, d_state], `b`, `c` [batch, seq_len, d_state].
+/// `u`, `dt` `[batch, seq_len, d_inner]`, `a` `[d_inner, d_state]`, `b`, `c` `[batch, seq_len, d_state]`.
 pub fn selective_scan(
     u: &Tensor,
     dt: &Tensor,
@@ -90,7 +90,7 @@ pub fn selective_scan(
     Tensor::stack(&ys, 1)
 }
 
-/// `x` [.., in] times the transpose of `weight` [out, in].
+/// `x` [.., in] times the transpose of `weight` `[out, in]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.contiguous()?.broadcast_matmul(&weight.t()?)
 }

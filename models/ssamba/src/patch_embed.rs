@@ -10,18 +10,18 @@ use crate::{config::Config, recipe::Recipe, weights::Weights};
 /// The patch projection with its strides, the class token and the positions.
 #[derive(Clone, Debug)]
 pub(crate) struct PatchEmbed {
-    /// [patch_f * patch_t, d_model]
+    /// `[patch_f * patch_t, d_model]`
     weight: Tensor,
     bias: Tensor,
     cls_token: Tensor,
     pos_embed: Tensor,
-    /// Where each value of each patch lies in a row-major [n_frames, n_mels] input.
+    /// Where each value of each patch lies in a row-major `[n_frames, n_mels]` input.
     indices: Tensor,
     n_patches: usize,
 }
 
 impl PatchEmbed {
-    /// `pos_embed` [1 + patches, d_model] fits `grid`, the patches over frequency and time.
+    /// `pos_embed` `[1 + patches, d_model]` fits `grid`, the patches over frequency and time.
     pub(crate) fn new(
         weights: &Weights,
         pos_embed: Tensor,
@@ -55,7 +55,7 @@ impl PatchEmbed {
         })
     }
 
-    /// `fbank` [batch, n_frames, n_mels] to tokens [batch, 1 + patches, d_model].
+    /// `fbank` `[batch, n_frames, n_mels]` to tokens `[batch, 1 + patches, d_model]`.
     pub(crate) fn forward(&self, fbank: &Tensor) -> Result<Tensor> {
         let (batch, _, _) = fbank.dims3()?;
         let (patch_size, d_model) = self.weight.dims2()?;

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 /// Rows that the resize over time produces, whatever was there before.
 const LITERAL_ROWS: usize = 8;
 
-/// Resamples `pos_embed` [1 + rows * columns, d_model] from the grid (rows, columns) `from` to the
+/// Resamples `pos_embed` `[1 + rows * columns, d_model]` from the grid (rows, columns) `from` to the
 /// grid `to`. The first row, the class token's, stays.
 ///
 /// # Errors

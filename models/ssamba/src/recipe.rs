@@ -146,6 +146,15 @@ fn yes() -> bool {
 pub const BUILT_IN: [&str; 6] =
     ["speech-commands", "esc50", "audioset", "superb", "urban8k-dasl", "pretrain"];
 
+/// Class names in upstream's order, one a line, by recipe: the `class_labels_indices.csv` files beside
+/// its fine-tuning scripts (those of Speech Commands v2 and ESC-50 are the ones of YuanGongND/ast).
+const PUBLISHED_LABELS: [(&str, &str); 4] = [
+    ("speech-commands", include_str!("../labels/speech-commands-35.txt")),
+    ("speech-commands", include_str!("../labels/speech-commands-30.txt")),
+    ("esc50", include_str!("../labels/esc50.txt")),
+    ("urban8k-dasl", include_str!("../labels/urban8k-dasl.txt")),
+];
+
 /// Mean and deviation of the AudioSet and LibriSpeech mix of pretraining.
 const AUDIOSET: (f64, f64) = (-4.2677393, 4.5689974);
 
@@ -188,6 +197,14 @@ impl Recipe {
             pairwise: true,
             halve: true,
             claims: Claims::default(),
+        })
+    }
+
+    /// Upstream's class names for a built-in recipe, if it has as many as `n_classes`.
+    pub fn published_labels(name: &str, n_classes: usize) -> Option<Vec<String>> {
+        PUBLISHED_LABELS.into_iter().filter(|(recipe, _)| *recipe == name).find_map(|(_, text)| {
+            let labels: Vec<String> = text.lines().map(Into::into).collect();
+            (labels.len() == n_classes).then_some(labels)
         })
     }
 
@@ -300,7 +317,7 @@ impl Recipe {
                 bail!("recipe `{}` says {key} = {claim}, the checkpoint has {found}", self.name);
             }
         }
-        if self.pairwise && config.depth % 2 != 0 {
+        if self.pairwise && !config.depth.is_multiple_of(2) {
             bail!(
                 "the checkpoint has {} layers, an odd number: pairs are impossible, set pairwise = false in the recipe",
                 config.depth
@@ -333,6 +350,19 @@ mod tests {
             assert_eq!(Recipe::built_in(name).unwrap().name, name);
         }
         assert_eq!(Recipe::built_in("speech_commands"), None);
+    }
+
+    #[test]
+    fn published_labels_are_chosen_by_the_number_of_classes() {
+        for (name, classes, first) in [
+            ("speech-commands", 35, "backward"),
+            ("speech-commands", 30, "five"),
+            ("esc50", 50, "dog"),
+            ("urban8k-dasl", 10, "air_conditioner"),
+        ] {
+            assert_eq!(Recipe::published_labels(name, classes).unwrap()[0], first);
+        }
+        assert_eq!(Recipe::published_labels("speech-commands", 12), None);
     }
 
     #[test]

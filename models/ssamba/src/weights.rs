@@ -14,7 +14,7 @@ use crate::{
     config::{Config, NormKind},
 };
 
-/// Weight and, for LayerNorm, bias of one norm: [d_model].
+/// Weight and, for LayerNorm, bias of one norm: `[d_model]`.
 #[derive(Clone, Debug)]
 pub struct NormWeights {
     /// Scale.
@@ -26,19 +26,19 @@ pub struct NormWeights {
 /// One direction of a mixer.
 #[derive(Clone, Debug)]
 pub struct StreamWeights {
-    /// Taps of the depthwise convolution, [d_inner, d_conv]; the last tap meets the current token.
+    /// Taps of the depthwise convolution, `[d_inner, d_conv]`; the last tap meets the current token.
     pub conv_weight: Tensor,
-    /// [d_inner]
+    /// `[d_inner]`
     pub conv_bias: Tensor,
-    /// [dt_rank + 2 * d_state, d_inner]
+    /// `[dt_rank + 2 * d_state, d_inner]`
     pub x_proj: Tensor,
-    /// [d_inner, dt_rank]
+    /// `[d_inner, dt_rank]`
     pub dt_proj: Tensor,
-    /// [d_inner]
+    /// `[d_inner]`
     pub dt_bias: Tensor,
-    /// [d_inner, d_state]; the scan's `a` is `-exp` of it.
+    /// `[d_inner, d_state]`; the scan's `a` is `-exp` of it.
     pub a_log: Tensor,
-    /// [d_inner]
+    /// `[d_inner]`
     pub d_skip: Tensor,
 }
 
@@ -51,7 +51,7 @@ pub struct MixerWeights {
     pub forward: StreamWeights,
     /// Names with the suffix `_b`: right to left in the layer's own frame.
     pub reverse: StreamWeights,
-    /// [d_model, d_inner]
+    /// `[d_model, d_inner]`
     pub out_proj: Tensor,
 }
 
@@ -69,9 +69,9 @@ pub struct LayerWeights {
 pub struct HeadWeights {
     /// Always a LayerNorm.
     pub norm: NormWeights,
-    /// [n_classes, d_model]
+    /// `[n_classes, d_model]`
     pub weight: Tensor,
-    /// [n_classes]
+    /// `[n_classes]`
     pub bias: Tensor,
 }
 
@@ -82,13 +82,13 @@ pub struct Weights {
     pub config: Config,
     /// Kind of norm that the file holds.
     pub norm: NormKind,
-    /// [d_model]
+    /// `[d_model]`
     pub cls_token: Tensor,
-    /// [1 + patches, d_model]; the first row belongs to the class token.
+    /// `[1 + patches, d_model]`; the first row belongs to the class token.
     pub pos_embed: Tensor,
-    /// [d_model, patch_f, patch_t]; row 0 of a patch is the lowest mel bin.
+    /// `[d_model, patch_f, patch_t]`; row 0 of a patch is the lowest mel bin.
     pub patch_weight: Tensor,
-    /// [d_model]
+    /// `[d_model]`
     pub patch_bias: Tensor,
     /// In order.
     pub layers: Vec<LayerWeights>,

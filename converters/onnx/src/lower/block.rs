@@ -19,7 +19,7 @@ use ssamba_model::{
 
 use super::{
     matrix::vector,
-    mixer::{InProjection, Oriented, mixers},
+    mixer::{InProjection, NormParameters, Oriented, mixers},
 };
 use crate::{
     function::ScanConfiguration,
@@ -117,7 +117,7 @@ impl Encoder<'_> {
                     NormKind::Layer => layer.norm.bias.as_ref().map(vector).transpose()?,
                     NormKind::Rms => None,
                 };
-                Ok((vector(&layer.norm.weight)?, bias))
+                Ok(NormParameters { weight: vector(&layer.norm.weight)?, bias })
             })
             .collect::<Result<Vec<_>>>()?;
         let normalised = self.norm(g, "norm", None, k, rho)?;

@@ -16,7 +16,7 @@ pub(crate) struct Results {
     pub(crate) features: Option<Value>,
 }
 
-/// `rho` [batch, seq_len, d_model] with `s = rho * 2^k` to the outputs.
+/// `rho` `[batch, seq_len, d_model]` with `s = rho * 2^k` to the outputs.
 pub(crate) fn head(
     g: &mut GraphBuilder,
     encoder: &Encoder<'_>,

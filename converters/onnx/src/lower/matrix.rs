@@ -17,7 +17,7 @@ pub(crate) fn vector(tensor: &Tensor) -> Result<Vec<f64>> {
 }
 
 impl Matrix {
-    /// The transpose of a linear layer's weight: [out, in] becomes [in, out], as MatMul wants it.
+    /// The transpose of a linear layer's weight: `[out, in]` becomes `[in, out]`, as MatMul wants it.
     pub(crate) fn transposed(weight: &Tensor) -> Result<Self> {
         let (columns, rows) = weight.dims2()?;
         Ok(Self { rows, columns, data: vector(&weight.t()?.contiguous()?)? })

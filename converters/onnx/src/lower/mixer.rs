@@ -42,22 +42,25 @@ pub(crate) struct InProjection {
     pub(crate) offset: Option<Vec<f64>>,
 }
 
+/// Parameters of a norm, to be folded.
+pub(crate) struct NormParameters {
+    pub(crate) weight: Vec<f64>,
+    pub(crate) bias: Option<Vec<f64>>,
+}
+
 impl InProjection {
-    /// `norms` are weight and bias of each mixer's norm; `None` leaves the norm to the graph.
-    pub(crate) fn new(
-        mixers: &[Oriented<'_>],
-        norms: Option<&[(Vec<f64>, Option<Vec<f64>>)]>,
-    ) -> Result<Self> {
+    /// `norms` belong to the mixers, one each; `None` leaves the norm to the graph.
+    pub(crate) fn new(mixers: &[Oriented<'_>], norms: Option<&[NormParameters]>) -> Result<Self> {
         let (mut xs, mut zs) = (Vec::new(), Vec::new());
         let mut offsets = Vec::new();
         for (index, oriented) in mixers.iter().enumerate() {
             let mut weight = Matrix::transposed(&oriented.mixer.in_proj)?;
             let d_inner = weight.columns / 2;
-            if let Some((scale, bias)) = norms.map(|norms| &norms[index]) {
-                if let Some(bias) = bias {
+            if let Some(norm) = norms.map(|norms| &norms[index]) {
+                if let Some(bias) = &norm.bias {
                     offsets.push(weight.apply(bias));
                 }
-                weight = weight.scale_rows(scale);
+                weight = weight.scale_rows(&norm.weight);
             }
             xs.push(weight.columns(0, d_inner));
             zs.push(weight.columns(d_inner, d_inner));
@@ -75,7 +78,7 @@ impl InProjection {
     }
 }
 
-/// Everything of the mixers but the norm: `hidden` [batch, seq_len, d_model] to the same shape.
+/// Everything of the mixers but the norm: `hidden` `[batch, seq_len, d_model]` to the same shape.
 /// `out_scale` is folded into the out-projection.
 pub(crate) fn mixers(
     g: &mut GraphBuilder,
@@ -111,8 +114,8 @@ pub(crate) fn mixers(
     Ok(g.scope("out_proj", |g| g.matmul(&y, &weight)))
 }
 
-/// Short convolutions and SiLU: `x` [batch, seq_len, mixers * d_inner] to
-/// `u` [batch, seq_len, streams * d_inner].
+/// Short convolutions and SiLU: `x` `[batch, seq_len, mixers * d_inner]` to
+/// `u` `[batch, seq_len, streams * d_inner]`.
 fn convolve(
     g: &mut GraphBuilder,
     config: &Config,
@@ -153,7 +156,7 @@ fn convolve(
     Ok(g.transpose(&u, &[0, 2, 1]))
 }
 
-/// The projections of every stream and the scan of all: [batch, seq_len, mixers * d_inner].
+/// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`.
 fn selective_scan(
     g: &mut GraphBuilder,
     config: &Config,

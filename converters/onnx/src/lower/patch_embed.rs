@@ -6,7 +6,7 @@ use ssamba_model::Model;
 use super::matrix::vector;
 use crate::graph::{Attribute, GraphBuilder, Value};
 
-/// `fbank` [batch, n_frames, n_mels] to tokens [batch, seq_len, d_model].
+/// `fbank` `[batch, n_frames, n_mels]` to tokens `[batch, seq_len, d_model]`.
 ///
 /// The input stays time-first: the kernel is transposed instead. The class token enters as a row of
 /// zeros that the position table fills, so that no shape has to be computed at run time.
