@@ -1,8 +1,8 @@
 //! candle against the PyTorch reference: every golden of `tests/goldens`.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use ssamba_model::{
-    Head, Model, NormKind, Recipe, Weights,
+    Checkpoint, Head, Model, NormKind, Recipe, Weights,
     mixer::selective_scan,
     pos_embed,
     weights::{LayerWeights, layout},
@@ -11,6 +11,7 @@ use ssamba_tests::{
     compare::{NETWORK, assert_close},
     golden::Golden,
     hashed,
+    suite::zoo,
 };
 
 fn speech_commands() -> Recipe {
@@ -119,6 +120,28 @@ fn positions_of_every_recipe() {
     }
 }
 
+/// A `DataParallel` prefix, half precision and safetensors make no other network.
+#[test]
+fn checkpoints_in_other_clothes_hold_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prefixed.safetensors");
+    let official = Checkpoint::read(&zoo("kws12").join("kws12.pth")).unwrap();
+    let prefixed =
+        official.tensors.iter().map(|(name, tensor)| (format!("module.{name}"), tensor.clone()));
+    candle_core::safetensors::save(&prefixed.collect(), &path).unwrap();
+    assert_eq!(Checkpoint::read(&path).unwrap().tensors.len(), official.tensors.len());
+    for (name, tensor) in Checkpoint::read(&path).unwrap().tensors {
+        assert_close(&name, &tensor, &official.tensors[&name], 0.0);
+    }
+    let half = official
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.to_dtype(DType::BF16).unwrap()));
+    let half = Weights::load(&Checkpoint::from_tensors("half", half)).unwrap();
+    assert_eq!(half.cls_token.dtype(), DType::F32);
+    assert_close("cls_token", &half.cls_token, &Weights::load(&official).unwrap().cls_token, 1e-2);
+}
+
 /// A pretraining file loads, names what it does not use, and yields an embedding.
 #[test]
 fn a_pretraining_file_is_a_feature_extractor() {
@@ -130,6 +153,78 @@ fn a_pretraining_file_is_a_feature_extractor() {
     let outputs = model.forward(Golden::read("micro").tensor("x")).unwrap();
     assert!(outputs.logits.is_none());
     assert_eq!(outputs.embedding.dims(), [2, 32]);
+}
+
+/// Both pretraining losses on fixed masks: a mask token in place of patches, both prediction heads,
+/// the softmax over predictions.
+#[test]
+fn pretraining_losses() {
+    let golden = Golden::read("pretrain");
+    let checkpoint = golden.checkpoint();
+    let parameter = |name: &str| &checkpoint.tensors[name];
+    let fbank = golden.tensor("x");
+    let recipe =
+        Recipe::parse("frames = 256\nmean = 0.0\nstd = 0.5\nstride = [16, 16]\n", "").unwrap();
+    let model = Model::new(Weights::load(&checkpoint).unwrap(), recipe).unwrap();
+    let tokens = model.patch_tokens(fbank).unwrap();
+    let (batch, patches, d_model) = tokens.dims3().unwrap();
+
+    let index = golden.tensor("index").to_vec2::<i64>().unwrap();
+    let masked = |patch: usize, row: &[i64]| row.contains(&(patch as i64));
+    let hit: Vec<u8> = index
+        .iter()
+        .flat_map(|row| (0..patches).map(|patch| u8::from(masked(patch, row))))
+        .collect();
+    let hit = Tensor::from_vec(hit, (batch, patches, 1), tokens.device()).unwrap();
+    let mask = parameter("mask_embed").broadcast_as(tokens.shape()).unwrap();
+    let tokens = hit.broadcast_as(tokens.shape()).unwrap().where_cond(&mask, &tokens).unwrap();
+    let encoded = model.encode(&tokens, |_, _| {}).unwrap().tokens;
+
+    let head = |name: &str, x: &Tensor| {
+        let linear = |x: &Tensor, layer: &str| {
+            let weight = parameter(&format!("{name}.{layer}.weight")).t().unwrap();
+            let bias = parameter(&format!("{name}.{layer}.bias"));
+            x.matmul(&weight).unwrap().broadcast_add(bias).unwrap()
+        };
+        linear(&linear(x, "0").relu().unwrap(), "2")
+    };
+    let (mut nce, mut hits, mut square, mut count) = (0.0, 0, 0.0, 0.0);
+    for (clip, row) in index.iter().enumerate() {
+        let rows: Vec<u32> = row.iter().map(|&patch| patch as u32).collect();
+        let rows = Tensor::new(rows, tokens.device()).unwrap();
+        let chosen = encoded.get(clip).unwrap().narrow(0, 1, patches).unwrap();
+        let chosen = chosen.index_select(&rows, 0).unwrap();
+        // Patches of 16 x 16, row-major over frequency and time, on a grid of 8 x 16.
+        let image = fbank.get(clip).unwrap().t().unwrap().contiguous().unwrap();
+        let image = image.reshape((8, 16, 16, 16)).unwrap().permute((0, 2, 1, 3)).unwrap();
+        let targets = image.contiguous().unwrap().reshape((patches, 256)).unwrap();
+        let targets = targets.index_select(&rows, 0).unwrap();
+
+        let predicted = head("cpredlayer", &chosen);
+        let scores = targets.matmul(&predicted.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let log_sum_exp = |row: &[f32]| {
+            let max = row.iter().copied().fold(f32::MIN, f32::max);
+            max + row.iter().map(|score| (score - max).exp()).sum::<f32>().ln()
+        };
+        // acc looks down the columns of the softmax over rows.
+        let norms: Vec<f32> = scores.iter().map(|row| log_sum_exp(row)).collect();
+        for i in 0..row.len() {
+            nce += f64::from(norms[i] - scores[i][i]);
+            let column = |j: usize| scores[j][i] - norms[j];
+            let best = (0..row.len()).max_by(|&a, &b| column(a).total_cmp(&column(b)));
+            hits += usize::from(best == Some(i));
+        }
+        let error = (head("gpredlayer", &chosen) - &targets).unwrap().sqr().unwrap();
+        square += f64::from(error.sum_all().unwrap().to_scalar::<f32>().unwrap());
+        count += error.elem_count() as f64;
+    }
+    assert_eq!((batch, d_model), (2, 32));
+    let total = index.iter().map(Vec::len).sum::<usize>() as f64;
+    for (name, got) in [("acc", hits as f64 / total), ("nce", nce / total), ("mse", square / count)]
+    {
+        let want = f64::from(golden.tensor(name).to_scalar::<f32>().unwrap());
+        assert!((got - want).abs() <= f64::from(NETWORK), "{name} is {got}, expected {want}");
+    }
 }
 
 /// The hashed rule itself, against weights that Python stored.

@@ -129,7 +129,7 @@ impl Model {
     pub fn forward_traced(
         &self,
         fbank: &Tensor,
-        mut trace: impl FnMut(usize, &Streams),
+        trace: impl FnMut(usize, &Streams),
     ) -> Result<ModelOutputs> {
         let front_end = &self.recipe.front_end;
         match fbank.dims() {
@@ -141,21 +141,7 @@ impl Model {
                 front_end.n_mels
             ),
         }
-        let options = BlockOptions {
-            norm: self.norm(),
-            pairwise: self.recipe.pairwise,
-            halve: self.recipe.halve,
-        };
-        let tokens = self.patch_embed.forward(fbank)?;
-        trace(0, &Streams { hidden: tokens.clone(), residual: None });
-        let mut step = 0;
-        let encoded = encode(&self.weights.layers, &tokens, options, |streams| {
-            step += 1;
-            trace(step, streams);
-        })?;
-        let once = self.weights.norm_f.forward(&encoded, options.norm)?;
-        // Upstream normalises twice with the same parameters (`both_models.py:313,391`).
-        let tokens = self.weights.norm_f.forward(&once, options.norm)?;
+        let Encoded { once, tokens } = self.encode(&self.patch_embed.project(fbank)?, trace)?;
         let features = match self.recipe.head {
             Head::Features => Some(head::columns(&once, self.grid)?),
             _ => None,
@@ -169,6 +155,52 @@ impl Model {
         };
         Ok(ModelOutputs { logits, embedding, features, tokens })
     }
+
+    /// `fbank` `[batch, n_frames, n_mels]` to patch tokens `[batch, patches, d_model]`, frequency
+    /// by frequency, before the class token and the positions: where pretraining masks.
+    ///
+    /// # Errors
+    /// When the shape is not the recipe's.
+    pub fn patch_tokens(&self, fbank: &Tensor) -> Result<Tensor> {
+        Ok(self.patch_embed.project(fbank)?)
+    }
+
+    /// Patch tokens `[batch, patches, d_model]` through all blocks and the final norms; `trace` as
+    /// in [`Self::forward_traced`].
+    ///
+    /// # Errors
+    /// When there are not as many tokens as positions.
+    pub fn encode(
+        &self,
+        patch_tokens: &Tensor,
+        mut trace: impl FnMut(usize, &Streams),
+    ) -> Result<Encoded> {
+        let options = BlockOptions {
+            norm: self.norm(),
+            pairwise: self.recipe.pairwise,
+            halve: self.recipe.halve,
+        };
+        let tokens = self.patch_embed.place(patch_tokens)?;
+        trace(0, &Streams { hidden: tokens.clone(), residual: None });
+        let mut step = 0;
+        let encoded = encode(&self.weights.layers, &tokens, options, |streams| {
+            step += 1;
+            trace(step, streams);
+        })?;
+        let once = self.weights.norm_f.forward(&encoded, options.norm)?;
+        // Upstream normalises twice with the same parameters (`both_models.py:313,391`).
+        let tokens = self.weights.norm_f.forward(&once, options.norm)?;
+        Ok(Encoded { once, tokens })
+    }
+}
+
+/// All tokens, the class token first: `[batch, seq_len, d_model]`.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// After the first final norm: what features are made of.
+    pub once: Tensor,
+    /// After the second: what heads see.
+    pub tokens: Tensor,
 }
 
 /// The position table for `grid`.

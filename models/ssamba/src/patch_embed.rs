@@ -55,20 +55,25 @@ impl PatchEmbed {
         })
     }
 
-    /// `fbank` `[batch, n_frames, n_mels]` to tokens `[batch, 1 + patches, d_model]`.
-    pub(crate) fn forward(&self, fbank: &Tensor) -> Result<Tensor> {
+    /// `fbank` `[batch, n_frames, n_mels]` to patch tokens `[batch, patches, d_model]`.
+    pub(crate) fn project(&self, fbank: &Tensor) -> Result<Tensor> {
         let (batch, _, _) = fbank.dims3()?;
         let (patch_size, d_model) = self.weight.dims2()?;
         let patches = fbank
             .flatten_from(1)?
             .index_select(&self.indices, 1)?
             .reshape((batch * self.n_patches, patch_size))?;
-        let tokens = patches.matmul(&self.weight)?.broadcast_add(&self.bias)?.reshape((
+        patches.matmul(&self.weight)?.broadcast_add(&self.bias)?.reshape((
             batch,
             self.n_patches,
             d_model,
-        ))?;
+        ))
+    }
+
+    /// Puts the class token in front and adds the positions.
+    pub(crate) fn place(&self, patch_tokens: &Tensor) -> Result<Tensor> {
+        let (batch, _, d_model) = patch_tokens.dims3()?;
         let cls_token = self.cls_token.broadcast_as((batch, 1, d_model))?;
-        Tensor::cat(&[&cls_token, &tokens], 1)?.broadcast_add(&self.pos_embed)
+        Tensor::cat(&[&cls_token, patch_tokens], 1)?.broadcast_add(&self.pos_embed)
     }
 }
