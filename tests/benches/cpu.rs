@@ -1,5 +1,4 @@
-//! Time of one clip on the CPU, as ratios within one run:
-//! `tests/run --bench cpu` (or `cargo bench -p ssamba-tests --bench cpu` with ORT_DYLIB_PATH set).
+//! Time of one clip on the CPU, as ratios within one run: `. tests/env.sh; cargo bench --workspace --bench cpu`.
 //!
 //! For each network: ONNX Runtime with our operator, tract, ONNX Runtime with the function body, all on
 //! one thread, beside the *floor*: the same graph in ONNX Runtime with every scan replaced by a sum

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
@@ -21,7 +21,7 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Name of the model in its card [default: the recipe file's, or the checkpoint's file name].
+    /// Name of the model in its card [default: the checkpoint's file name].
     #[arg(long)]
     name: Option<String>,
     /// Put out the pooled embedding beside the logits.
@@ -46,6 +46,11 @@ pub fn export(
     name: Option<&str>,
     options: &ssamba_onnx::Options,
 ) -> Result<Exported> {
+    ensure!(
+        !is_same_file(checkpoint, output),
+        "{}: the file to write is the checkpoint itself, name another",
+        output.display()
+    );
     // Hidden by itself where stderr is no terminal.
     let progress = ProgressBar::new_spinner()
         .with_style(ProgressStyle::with_template("{spinner} {msg}").context("a valid template")?);
@@ -64,6 +69,11 @@ pub fn export(
     let exported = steps();
     progress.finish_and_clear();
     exported
+}
+
+/// Also through links; a file that is not there yet is no other.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 pub fn run(args: &Args) -> Result<Answer> {

@@ -258,6 +258,7 @@ fn wrong_input_gets_one_clear_sentence() {
         (with_recipe("patch.toml"), "bare.pth", "patch = [16, 16]"),
         (with_recipe("nonsense"), "nonsense", "expected speech-commands"),
         (vec!["export", "kws12.pth", "-o", "no/such.onnx"], "no/such.onnx", "no folder `no`"),
+        (vec!["export", "kws12.pth", "-o", "./kws12.pth"], "kws12.pth", "the checkpoint itself"),
         (vec!["inspect", "text.wav"], "text.wav", "not an ONNX file"),
         (
             vec!["run", "kws.onnx", "yes.wav", "--embedding"],
