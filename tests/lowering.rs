@@ -18,10 +18,14 @@ fn ops(exported: &Exported) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn a_pair_of_layers_is_one_scan_and_a_layer_is_one_scan_without_fusion() {
+fn a_pair_of_layers_has_one_scan_and_one_convolution_and_so_has_a_layer_without_fusion() {
     let fused = ops(&exported(&Options::default()));
     let layers = ops(&exported(&Options { pair_fusion: false, ..Options::default() }));
-    assert_eq!((fused["ssamba::SelectiveScan"], layers["ssamba::SelectiveScan"]), (6, 12));
+    for op in ["ssamba::ShortConv", "ssamba::SelectiveScan"] {
+        assert_eq!((fused[op], layers[op]), (6, 12), "{op}");
+    }
+    // The patch embedding's.
+    assert_eq!((fused["Conv"], layers["Conv"]), (1, 1));
     // One norm a pair, two final ones, one of the head.
     assert_eq!((fused["LayerNormalization"], layers["LayerNormalization"]), (9, 15));
 }
@@ -71,5 +75,6 @@ fn the_file_carries_its_card() {
     assert_eq!(card.labels[0], "yes");
     assert_eq!(inspection.inputs["fbank"], ["batch", "98", "128"]);
     assert_eq!(inspection.outputs["logits"], ["batch", "12"]);
+    assert_eq!(inspection.functions, ["ssamba::ShortConv", "ssamba::SelectiveScan"]);
     assert_eq!((inspection.ir_version, inspection.opsets["ai.onnx"]), (10, 20));
 }

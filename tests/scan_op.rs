@@ -1,9 +1,9 @@
-//! The operator by itself, in every runtime, against its definition in `f64`.
+//! The operators by themselves, kernel and function body, against their definitions in `f64`.
 
 use std::path::Path;
 
 use ssamba_contract::{Card, FrontEnd, Order, Scores, Tensor};
-use ssamba_onnx::scan_model;
+use ssamba_onnx::{conv_model, scan_model};
 use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession};
 
 /// One problem of the operator.
@@ -100,7 +100,7 @@ fn no_card() -> Card {
     }
 }
 
-fn function_body(model: &Path, operands: &[Tensor; 8]) -> Vec<f32> {
+fn function_body(model: &Path, operands: &[Tensor]) -> Vec<f32> {
     let operands: Vec<&Tensor> = operands.iter().collect();
     let mut outputs = StockSession::open(model, no_card()).unwrap().run_raw(&operands).unwrap();
     assert_eq!(outputs.len(), 1);
@@ -189,6 +189,106 @@ fn kernel_and_function_body_compute_the_definition() {
         let size = want.iter().fold(1.0_f32, |max, y| max.max(y.abs()));
         for (who, got) in [
             ("kernel", kernel(&problem, &operands, scale)),
+            ("function body", function_body(&model, &operands)),
+        ] {
+            let error = max_abs_error(&got, &want) / size;
+            assert!(error <= 2e-6, "{who} on {problem:?}: {error:e}");
+        }
+    }
+}
+
+/// One problem of the convolution, on two clips.
+#[derive(Clone, Copy, Debug)]
+struct ConvProblem {
+    groups: usize,
+    reverse: &'static [bool],
+    seq_len: usize,
+    d_inner: usize,
+    taps: usize,
+}
+
+const CLIPS: usize = 2;
+
+impl ConvProblem {
+    /// x, weight, bias.
+    fn operands(&self) -> [Tensor; 3] {
+        let channels = self.reverse.len() * self.d_inner;
+        [
+            ("x", vec![CLIPS, self.seq_len, self.groups * self.d_inner]),
+            ("weight", vec![channels, self.taps]),
+            ("bias", vec![channels]),
+        ]
+        .map(|(name, shape)| {
+            let data = hashed(name, shape.iter().product(), 2.0);
+            Tensor::new(shape, data).unwrap()
+        })
+    }
+
+    /// The definition, in `f64`, one value at a time.
+    fn definition(&self, [x, weight, bias]: &[Tensor; 3]) -> Vec<f32> {
+        let Self { groups, reverse, seq_len, d_inner, taps } = *self;
+        let channels = reverse.len() * d_inner;
+        let value = |index: usize| {
+            let (row, channel) = (index / channels, index % channels);
+            let (clip, token) = (row / seq_len, row % seq_len);
+            let stream = channel / d_inner;
+            let block = stream / (reverse.len() / groups);
+            let mut sum = f64::from(bias.data()[channel]);
+            for k in 0..taps {
+                let back = taps - 1 - k;
+                let met = match reverse[stream] {
+                    true => Some(token + back).filter(|&met| met < seq_len),
+                    false => token.checked_sub(back),
+                };
+                if let Some(met) = met {
+                    let x = x.row(clip)[(met * groups + block) * d_inner + channel % d_inner];
+                    sum += f64::from(weight.row(channel)[k]) * f64::from(x);
+                }
+            }
+            (sum / (1.0 + (-sum).exp())) as f32
+        };
+        (0..CLIPS * seq_len * channels).map(value).collect()
+    }
+
+    fn kernel(&self, operands: &[Tensor; 3]) -> Vec<f32> {
+        let [x, weight, bias] = operands.each_ref().map(Tensor::data);
+        let conv = ssamba_scan::ShortConv {
+            batch: CLIPS,
+            seq_len: self.seq_len,
+            d_inner: self.d_inner,
+            taps: self.taps,
+            groups: self.groups,
+            reverse: self.reverse,
+            activation: ssamba_scan::Activation::Silu,
+            x,
+            weight,
+            bias: Some(bias),
+        };
+        let mut out = vec![0.0; conv.output_len()];
+        ssamba_scan::short_conv(&conv, &mut out, &ssamba_scan::Inline).unwrap();
+        out
+    }
+}
+
+#[test]
+fn kernel_and_function_body_of_the_convolution_compute_the_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let usual = ConvProblem { groups: 1, reverse: BOTH, seq_len: 17, d_inner: 13, taps: 4 };
+    let by_length = [1, 2, 3, 4, 5, 145].map(|seq_len| ConvProblem { seq_len, ..usual });
+    let by_taps = [1, 3, 7, 16].map(|taps| ConvProblem { taps, ..usual });
+    let by_layout = [(1, FORWARD), (1, REVERSE), (1, SWAPPED), (2, BOTH), (2, PAIR), (2, CROSSED)]
+        .map(|(groups, reverse)| ConvProblem { groups, reverse, ..usual });
+    let published = ConvProblem { groups: 2, reverse: PAIR, d_inner: 384, ..usual };
+    let problems = by_length.into_iter().chain(by_taps).chain(by_layout).chain([published]);
+    for problem in problems {
+        let ConvProblem { groups, reverse, d_inner, taps, .. } = problem;
+        let model = folder.path().join("conv.onnx");
+        std::fs::write(&model, conv_model(groups, reverse, d_inner, taps).unwrap()).unwrap();
+        let operands = problem.operands();
+        let want = problem.definition(&operands);
+        let size = want.iter().fold(1.0_f32, |max, u| max.max(u.abs()));
+        for (who, got) in [
+            ("kernel", problem.kernel(&operands)),
             ("function body", function_body(&model, &operands)),
         ] {
             let error = max_abs_error(&got, &want) / size;

@@ -10,6 +10,7 @@ use ssamba_contract::{
 use ssamba_model::{Head, Model, head::SECONDS};
 
 use crate::{
+    conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
     graph::{Axis, Constants, GraphBuilder, Value, float_value},
     lower::{
@@ -44,9 +45,16 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
     let recipe = model.recipe();
     let fuse = options.pair_fusion && recipe.pairwise;
     let groups = if fuse { 2 } else { 1 };
+    let reverse = [false, true].repeat(groups);
+    let conv = ConvConfiguration {
+        groups,
+        reverse: reverse.clone(),
+        d_inner: config.d_inner,
+        d_conv: config.d_conv,
+    };
     let scan = ScanConfiguration {
         groups,
-        reverse: [false, true].repeat(groups),
+        reverse,
         // Halving is a power of two, folded into the out-projection.
         scale: 1.0,
         d_inner: config.d_inner,
@@ -54,7 +62,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
     };
 
     let mut g = GraphBuilder::new(Constants::Initializers);
-    let encoder = Encoder { model, scan: &scan };
+    let encoder = Encoder { model, conv: &conv, scan: &scan };
     let tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
     let (rho, k) = encoder.layers(&mut g, tokens, fuse)?;
     let results = head(&mut g, &encoder, &rho, k)?;
@@ -74,7 +82,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         metadata_props: metadata
             .map(|(key, value)| StringStringEntryProto { key, value, ..Default::default() })
             .collect(),
-        ..model_proto(graph, &scan)
+        ..model_proto(graph, vec![conv.function(), scan.function()])
     };
     proto.write_to_bytes().context("the file cannot be serialised")
 }

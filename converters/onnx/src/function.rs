@@ -182,11 +182,7 @@ pub fn scan_model(
     d_inner: usize,
     d_state: usize,
 ) -> Result<Vec<u8>> {
-    ensure!(
-        groups > 0 && (reverse.len() == groups || reverse.len() == 2 * groups),
-        "{groups} mixers have one or two streams each, got {} streams",
-        reverse.len()
-    );
+    check_streams(groups, reverse)?;
     let scan = ScanConfiguration { groups, reverse: reverse.to_vec(), scale, d_inner, d_state };
     let (free, streams) = (|name| Axis::Named(name), reverse.len());
     let sequence = |width| vec![free("batch"), free("tokens"), Axis::Fixed(width)];
@@ -212,11 +208,21 @@ pub fn scan_model(
         output: vec![float_value("y", &sequence(groups * d_inner))],
         ..g.into_graph()
     };
-    Ok(model_proto(graph, &scan).write_to_bytes()?)
+    Ok(model_proto(graph, vec![scan.function()]).write_to_bytes()?)
 }
 
-/// A model around a graph whose scans all have one configuration.
-pub(crate) fn model_proto(graph: GraphProto, scan: &ScanConfiguration) -> ModelProto {
+/// Whether there are one or two streams for each of `groups` mixers.
+pub(crate) fn check_streams(groups: usize, reverse: &[bool]) -> Result<()> {
+    ensure!(
+        groups > 0 && (reverse.len() == groups || reverse.len() == 2 * groups),
+        "{groups} mixers have one or two streams each, got {} streams",
+        reverse.len()
+    );
+    Ok(())
+}
+
+/// A model around a graph, with the functions that its nodes need.
+pub(crate) fn model_proto(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "ssamba-edge".into(),
@@ -225,7 +231,7 @@ pub(crate) fn model_proto(graph: GraphProto, scan: &ScanConfiguration) -> ModelP
             OperatorSetIdProto { version: OPSET, ..Default::default() },
             OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() },
         ],
-        functions: vec![scan.function()],
+        functions,
         graph: MessageField::some(graph),
         ..Default::default()
     }

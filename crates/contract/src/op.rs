@@ -1,48 +1,28 @@
-//! The operator `ssamba::SelectiveScan`, version 1.
+//! The operators of the domain `ssamba`, version 1: [`selective_scan`] and [`short_conv`].
 //!
 //! A node holds `groups` mixers of one or two directions each; a *stream* is one direction of one
 //! mixer, and stream `g * directions + k` is direction `k` of mixer `g`. Streams lie side by side
-//! in the last axis. With B batch, L tokens, D `d_inner`, N `d_state`, G mixers, S streams:
-//!
-//! | # | operand | shape | |
-//! |---|---|---|---|
-//! | 0 | `u` | [B, L, S·D] | after the short convolution and SiLU |
-//! | 1 | `delta` | [B, L, S·D] | before bias and softplus when `delta_softplus` is 1 |
-//! | 2 | `A` | [S·D, N] | `-exp(A_log)` |
-//! | 3 | `Bm` | [B, L, S·N] | |
-//! | 4 | `Cm` | [B, L, S·N] | |
-//! | 5 | `Dskip` | [S·D] | optional |
-//! | 6 | `z` | [B, L, G·D] | optional gate, shared by the directions of a mixer |
-//! | 7 | `delta_bias` | [S·D] | optional |
-//!
-//! ```text
-//! dt = softplus(delta + delta_bias)
-//! h  = exp(dt * A) * h + dt * Bm * u                     h is zero before the first step
-//! s  = sum over n of Cm * h + Dskip * u
-//! y  = scale * (sum over the mixer's directions of s) * silu(z)
-//! ```
-//!
-//! The output `y` is [B, L, G·D] when `combine` is `sum`, else [B, L, S·D]. A stream marked in
-//! `reverse` walks from the last token to the first and stores each result at its own token, so a
-//! graph never flips anything. State, exponential and softplus are `f32` in every implementation.
+//! in the last axis. A stream marked in `reverse` walks from the last token to the first and stores
+//! each result at its own token, so a graph never flips anything.
 
 use std::fmt;
 
-/// Domain of the operator. tract looks nodes up by type alone, so its target checks this itself.
+pub mod selective_scan;
+pub mod short_conv;
+mod streams;
+
+pub use selective_scan::{
+    Attributes, Combine, MAX_D_STATE, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN,
+    Sizes,
+};
+pub use short_conv::SHORT_CONV;
+
+/// Domain of the operators. tract looks nodes up by type alone, so its target checks this itself.
 pub const DOMAIN: &str = "ssamba";
-/// Type of the operator.
-pub const SELECTIVE_SCAN: &str = "SelectiveScan";
 /// Version of the operator set [`DOMAIN`].
 pub const VERSION: i64 = 1;
 
-/// Formal names of the operands, in order; also the input names of the function body.
-pub const OPERANDS: [&str; 8] = ["u", "delta", "A", "Bm", "Cm", "Dskip", "z", "delta_bias"];
-/// How many leading operands are required; the others may be omitted.
-pub const REQUIRED_OPERANDS: usize = 5;
-/// Largest `d_state` that an implementation has to accept.
-pub const MAX_D_STATE: usize = 32;
-
-/// Names of the attributes.
+/// Names of the attributes of both operators.
 pub mod attribute {
     /// int, default 1: mixers in the node.
     pub const GROUPS: &str = "groups";
@@ -56,247 +36,18 @@ pub mod attribute {
     pub const SCALE: &str = "scale";
     /// string, default `silu`: the gate's activation; only `silu` is defined.
     pub const GATE: &str = "gate";
+    /// string, default `silu`: what the convolution's sum goes through, `silu` or `none`.
+    pub const ACTIVATION: &str = "activation";
 }
 
-/// What becomes of the streams of a mixer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Combine {
-    /// They are added: the output holds one block of D values per mixer.
-    Sum,
-    /// They are kept side by side: one block per stream.
-    None,
-}
-
-impl Combine {
-    /// The attribute's value in a file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sum => "sum",
-            Self::None => "none",
-        }
-    }
-}
-
-/// Attributes of one node, checked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attributes {
-    groups: usize,
-    reverse: Vec<bool>,
-    delta_softplus: bool,
-    combine: Combine,
-    scale: f32,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        Self {
-            groups: 1,
-            reverse: vec![false, true],
-            delta_softplus: true,
-            combine: Combine::Sum,
-            scale: 0.5,
-        }
-    }
-}
-
-/// Attributes as a file spells them; what is absent takes the operator's default.
-#[derive(Clone, Debug, Default)]
-pub struct RawAttributes {
-    /// [`attribute::GROUPS`]
-    pub groups: Option<i64>,
-    /// [`attribute::REVERSE`]
-    pub reverse: Option<Vec<i64>>,
-    /// [`attribute::DELTA_SOFTPLUS`]
-    pub delta_softplus: Option<i64>,
-    /// [`attribute::COMBINE`]
-    pub combine: Option<String>,
-    /// [`attribute::SCALE`]
-    pub scale: Option<f32>,
-    /// [`attribute::GATE`]
-    pub gate: Option<String>,
-}
-
-impl Attributes {
-    /// Checks what a file says.
-    ///
-    /// # Errors
-    /// Names the attribute whose value the operator does not define.
-    pub fn from_raw(raw: RawAttributes) -> Result<Self, OpError> {
-        let default = Self::default();
-        let invalid = |name, got: String, expected| OpError::Attribute { name, got, expected };
-        let flag = |name, value: i64| match value {
-            0 => Ok(false),
-            1 => Ok(true),
-            other => Err(invalid(name, other.to_string(), "0 or 1")),
-        };
-        let groups = raw.groups.unwrap_or(1);
-        let reverse = match raw.reverse {
-            Some(flags) => flags
-                .into_iter()
-                .map(|value| flag(attribute::REVERSE, value))
-                .collect::<Result<Vec<_>, _>>()?,
-            None => default.reverse,
-        };
-        let per_group =
-            usize::try_from(groups).ok().filter(|&groups| groups > 0).and_then(|groups| {
-                match reverse.len() {
-                    streams if streams == groups || streams == 2 * groups => Some(groups),
-                    _ => None,
-                }
-            });
-        let Some(groups) = per_group else {
-            return Err(invalid(
-                attribute::GROUPS,
-                format!("{groups} with {} streams in `reverse`", reverse.len()),
-                "one or two streams per group",
-            ));
-        };
-        let combine = match raw.combine.as_deref() {
-            None | Some("sum") => Combine::Sum,
-            Some("none") => Combine::None,
-            Some(other) => {
-                return Err(invalid(attribute::COMBINE, format!("`{other}`"), "`sum` or `none`"));
-            }
-        };
-        if let Some(other) = raw.gate.filter(|gate| gate != "silu") {
-            return Err(invalid(attribute::GATE, format!("`{other}`"), "`silu`"));
-        }
-        Ok(Self {
-            groups,
-            reverse,
-            delta_softplus: raw
-                .delta_softplus
-                .map_or(Ok(true), |value| flag(attribute::DELTA_SOFTPLUS, value))?,
-            combine,
-            scale: raw.scale.unwrap_or(default.scale),
-        })
-    }
-
-    /// Mixers in the node.
-    pub fn groups(&self) -> usize {
-        self.groups
-    }
-
-    /// One flag per stream: `true` walks from the last token to the first.
-    pub fn reverse(&self) -> &[bool] {
-        &self.reverse
-    }
-
-    /// Streams in the node, S.
-    pub fn streams(&self) -> usize {
-        self.reverse.len()
-    }
-
-    /// Directions of a mixer, 1 or 2.
-    pub fn directions(&self) -> usize {
-        self.reverse.len() / self.groups
-    }
-
-    /// Whether `delta` still lacks its softplus.
-    pub fn delta_softplus(&self) -> bool {
-        self.delta_softplus
-    }
-
-    /// What becomes of the streams of a mixer.
-    pub fn combine(&self) -> Combine {
-        self.combine
-    }
-
-    /// Factor on the combined result.
-    pub fn scale(&self) -> f32 {
-        self.scale
-    }
-
-    /// Blocks of D values in a row of the output: mixers or streams.
-    pub fn output_blocks(&self) -> usize {
-        match self.combine {
-            Combine::Sum => self.groups,
-            Combine::None => self.streams(),
-        }
-    }
-}
-
-/// Sizes of one call, agreed on by all operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// B
-    pub batch: usize,
-    /// L
-    pub seq_len: usize,
-    /// D, channels of one stream
-    pub d_inner: usize,
-    /// N
-    pub d_state: usize,
-}
-
-impl Sizes {
-    /// Derives the sizes from the shapes of the operands, in the order of [`OPERANDS`], and checks
-    /// every one against the rest.
-    ///
-    /// # Errors
-    /// Names the operand that is missing or whose shape does not fit.
-    pub fn infer(
-        attributes: &Attributes,
-        shapes: &[Option<&[usize]>; OPERANDS.len()],
-    ) -> Result<Self, OpError> {
-        let streams = attributes.streams();
-        let required = |index: usize| {
-            shapes[index].ok_or(OpError::MissingOperand { operand: OPERANDS[index] })
-        };
-        let misshaped = |index: usize, expected: String| OpError::Shape {
-            operand: OPERANDS[index],
-            got: shapes[index].unwrap_or_default().to_vec(),
-            expected,
-        };
-        let &[batch, seq_len, width] = required(0)? else {
-            return Err(misshaped(0, "three axes [batch, tokens, channels]".into()));
-        };
-        let &[_, d_state] = required(2)? else {
-            return Err(misshaped(2, "two axes [channels, d_state]".into()));
-        };
-        if width % streams != 0 {
-            return Err(misshaped(0, format!("a last axis divisible by {streams} streams")));
-        }
-        if d_state == 0 || d_state > MAX_D_STATE {
-            return Err(misshaped(2, format!("a last axis of 1 to {MAX_D_STATE}")));
-        }
-        let d_inner = width / streams;
-        let expected: [&[usize]; OPERANDS.len()] = [
-            &[batch, seq_len, width],
-            &[batch, seq_len, width],
-            &[width, d_state],
-            &[batch, seq_len, streams * d_state],
-            &[batch, seq_len, streams * d_state],
-            &[width],
-            &[batch, seq_len, attributes.groups() * d_inner],
-            &[width],
-        ];
-        for (index, expected) in expected.into_iter().enumerate() {
-            match shapes[index] {
-                Some(got) if got != expected => {
-                    return Err(misshaped(index, format!("{expected:?}")));
-                }
-                None if index < REQUIRED_OPERANDS => {
-                    return Err(OpError::MissingOperand { operand: OPERANDS[index] });
-                }
-                _ => {}
-            }
-        }
-        Ok(Self { batch, seq_len, d_inner, d_state })
-    }
-
-    /// Shape of the output.
-    pub fn output_shape(&self, attributes: &Attributes) -> [usize; 3] {
-        [self.batch, self.seq_len, attributes.output_blocks() * self.d_inner]
-    }
-}
-
-/// A node of our operator that breaks the operator's rules.
+/// A node of our operators that breaks its operator's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpError {
     /// An attribute with a value that is not defined.
     Attribute {
+        /// Type of the node.
+        operator: &'static str,
         /// Its name.
         name: &'static str,
         /// What the file says.
@@ -306,11 +57,15 @@ pub enum OpError {
     },
     /// A required operand is absent.
     MissingOperand {
+        /// Type of the node.
+        operator: &'static str,
         /// Its formal name.
         operand: &'static str,
     },
     /// An operand's shape does not follow from the others.
     Shape {
+        /// Type of the node.
+        operator: &'static str,
         /// Its formal name.
         operand: &'static str,
         /// Its shape.
@@ -324,92 +79,17 @@ impl std::error::Error for OpError {}
 
 impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{DOMAIN}::{SELECTIVE_SCAN}: ")?;
         match self {
-            Self::Attribute { name, got, expected } => {
-                write!(f, "attribute `{name}` is {got}, expected {expected}")
+            Self::Attribute { operator, name, got, expected } => {
+                write!(f, "{DOMAIN}::{operator}: attribute `{name}` is {got}, expected {expected}")
             }
-            Self::MissingOperand { operand } => write!(f, "operand `{operand}` is missing"),
-            Self::Shape { operand, got, expected } => {
-                write!(f, "operand `{operand}` has shape {got:?}, expected {expected}")
+            Self::MissingOperand { operator, operand } => {
+                write!(f, "{DOMAIN}::{operator}: operand `{operand}` is missing")
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair() -> Attributes {
-        Attributes::from_raw(RawAttributes {
-            groups: Some(2),
-            reverse: Some(vec![0, 1, 1, 0]),
-            scale: Some(1.0),
-            ..Default::default()
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn absent_attributes_take_the_defaults_of_the_operator() {
-        let attributes = Attributes::from_raw(RawAttributes::default()).unwrap();
-        assert_eq!(attributes, Attributes::default());
-        assert_eq!((attributes.groups(), attributes.directions()), (1, 2));
-    }
-
-    #[test]
-    fn undefined_attribute_values_are_named() {
-        let cases = [
-            (
-                RawAttributes { groups: Some(3), ..Default::default() },
-                "`groups` is 3 with 2 streams",
+            Self::Shape { operator, operand, got, expected } => write!(
+                f,
+                "{DOMAIN}::{operator}: operand `{operand}` has shape {got:?}, expected {expected}"
             ),
-            (RawAttributes { groups: Some(0), ..Default::default() }, "`groups` is 0"),
-            (RawAttributes { reverse: Some(vec![2]), ..Default::default() }, "`reverse` is 2"),
-            (
-                RawAttributes { combine: Some("max".into()), ..Default::default() },
-                "`combine` is `max`",
-            ),
-            (RawAttributes { gate: Some("relu".into()), ..Default::default() }, "`gate` is `relu`"),
-            (
-                RawAttributes { delta_softplus: Some(7), ..Default::default() },
-                "`delta_softplus` is 7",
-            ),
-        ];
-        for (raw, needle) in cases {
-            let message = Attributes::from_raw(raw).unwrap_err().to_string();
-            assert!(message.contains(needle), "{message}");
         }
-    }
-
-    #[test]
-    fn sizes_follow_from_the_operands_and_the_odd_one_is_named() {
-        let (wide, states) = ([3, 5, 4 * 8], [3, 5, 4 * 16]);
-        let good: [Option<&[usize]>; 8] = [
-            Some(&wide),
-            Some(&wide),
-            Some(&[32, 16]),
-            Some(&states),
-            Some(&states),
-            None,
-            Some(&[3, 5, 16]),
-            Some(&[32]),
-        ];
-        let sizes = Sizes::infer(&pair(), &good).unwrap();
-        assert_eq!(sizes, Sizes { batch: 3, seq_len: 5, d_inner: 8, d_state: 16 });
-        assert_eq!(sizes.output_shape(&pair()), [3, 5, 16]);
-        for index in 0..8 {
-            let mut bad = good;
-            bad[index] = Some(&[3, 5, 4]);
-            let message = Sizes::infer(&pair(), &bad).unwrap_err().to_string();
-            // A wrong `u` is taken at its word, so the next operand is the odd one out.
-            let named = if index == 0 { "delta" } else { OPERANDS[index] };
-            assert!(message.contains(&format!("`{named}`")), "{message}");
-        }
-        let mut missing = good;
-        missing[4] = None;
-        let message = Sizes::infer(&pair(), &missing).unwrap_err().to_string();
-        assert_eq!(message, "ssamba::SelectiveScan: operand `Cm` is missing");
     }
 }

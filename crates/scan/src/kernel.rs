@@ -9,12 +9,13 @@
 
 use std::f32::consts::LOG2_E;
 
+use crate::blocks::Block;
 use crate::math::{exp2, exp2_not_above_1, silu, softplus};
 use crate::output::Output;
 use crate::scan::{Combine, MAX_D_STATE, Scan};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::Avx2;
-use crate::vector::{MAX_LANES, Portable, Vector};
+use crate::vector::{MAX_LANES, Portable, Vector, load, store};
 
 /// Vectors of a full block in plain Rust.
 const PORTABLE_VECTORS: usize = 2;
@@ -31,17 +32,6 @@ pub(crate) const AVX2_CHANNELS: usize = AVX2_VECTORS * Avx2::LANES;
 
 /// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
 const USUAL_D_STATE: usize = 16;
-
-/// Channels `first..first + width` of one mixer in one batch.
-///
-/// Two different blocks of a scan are disjoint.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Block {
-    pub(crate) batch: usize,
-    pub(crate) group: usize,
-    pub(crate) first: usize,
-    pub(crate) width: usize,
-}
 
 /// [`mixer`] in plain Rust.
 pub(crate) fn portable(scan: &Scan<'_>, block: Block, out: &Output<'_>) {
@@ -220,37 +210,5 @@ impl<'a> Walk<'a> {
             }
         }
         rates
-    }
-}
-
-/// The values of a row; the lanes of a single vector that it does not fill are zero.
-#[inline(always)]
-fn load<V: Vector, const W: usize>(zero: V, from: &[f32]) -> [V; W] {
-    let mut to = [zero; W];
-    if W == 1 && from.len() < V::LANES {
-        let mut lanes = [0.0; MAX_LANES];
-        lanes[..from.len()].copy_from_slice(from);
-        to[0] = zero.load(&lanes);
-    } else {
-        let from = &from[..W * V::LANES];
-        for w in 0..W {
-            to[w] = zero.load(&from[w * V::LANES..]);
-        }
-    }
-    to
-}
-
-/// Writes a row, without the lanes that it does not have.
-#[inline(always)]
-fn store<V: Vector, const W: usize>(from: &[V; W], to: &mut [f32]) {
-    if W == 1 && to.len() < V::LANES {
-        let mut lanes = [0.0; MAX_LANES];
-        from[0].store(&mut lanes);
-        to.copy_from_slice(&lanes[..to.len()]);
-    } else {
-        let to = &mut to[..W * V::LANES];
-        for w in 0..W {
-            from[w].store(&mut to[w * V::LANES..]);
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! The arithmetic of the selective scan, the recurrence at the heart of a Mamba mixer: forward
-//! pass, `f32`, CPU, portable and vectorised.
+//! The arithmetic of a Mamba mixer between its projections, the short convolution and the selective
+//! scan: forward pass, `f32`, CPU, portable and vectorised.
 //!
-//! [`selective_scan`] runs one call of the operator `ssamba::SelectiveScan`: all streams of all
-//! mixers of a node, with softplus, skip, gate, sum of directions and scale. [`Scan`] says what the
-//! operands mean and how they lie.
+//! [`short_conv`] runs one call of the operator `ssamba::ShortConv`: the convolutions of all streams
+//! of all mixers of a node, with bias and SiLU. [`selective_scan`] runs one call of the operator `ssamba::SelectiveScan`: all streams of all
+//! mixers of a node, with softplus, skip, gate, sum of directions and scale. [`ShortConv`] and
+//! [`Scan`] say what the operands mean and how they lie.
 //!
 //! ```
 //! use ssamba_scan::{Combine, Inline, Scan, selective_scan};
@@ -42,11 +43,13 @@
 //! in one rounding and the portable tier in two: by less than 2e-6 of the sum of the absolute values
 //! of the terms that an output adds up.
 
+mod blocks;
 mod kernel;
 mod math;
 mod output;
 mod pool;
 mod scan;
+mod short_conv;
 #[cfg(test)]
 mod testing;
 mod vector;
@@ -55,3 +58,4 @@ pub use pool::{Inline, Pool, Threads};
 pub use scan::{
     Combine, MAX_D_STATE, Scan, ScanError, Tier, selective_scan, selective_scan_on, tier,
 };
+pub use short_conv::{Activation, MAX_TAPS, ShortConv, ShortConvError, short_conv, short_conv_on};

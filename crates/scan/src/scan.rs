@@ -19,13 +19,12 @@
 //! all tokens: a sum of two directions has one order, and time is never cut.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 #[cfg(target_arch = "x86_64")]
 use crate::vector::Avx2;
 use crate::{
-    kernel::{self, Block},
-    output::Output,
+    blocks::{Blocks, Unfinished, one_or_two_per_group, product},
+    kernel,
     pool::Pool,
 };
 
@@ -189,7 +188,7 @@ impl Scan<'_> {
 
     fn check(&self, out: &[f32]) -> Result<(), ScanError> {
         let (groups, streams) = (self.groups, self.reverse.len());
-        if groups == 0 || streams % groups != 0 || !matches!(streams / groups, 1 | 2) {
+        if !one_or_two_per_group(groups, streams) {
             return Err(ScanError::Streams { groups, streams });
         }
         if !(1..=MAX_D_STATE).contains(&self.d_state) {
@@ -219,14 +218,6 @@ impl Scan<'_> {
     }
 }
 
-/// The product, or `usize::MAX`, which is the length of no slice, where it does not fit.
-fn product(sizes: &[usize]) -> usize {
-    if sizes.contains(&0) {
-        return 0;
-    }
-    sizes.iter().fold(1, |product: usize, &size| product.saturating_mul(size))
-}
-
 /// Runs the scan on the fastest tier of this CPU into `out`, all of which is written.
 ///
 /// # Errors
@@ -246,14 +237,15 @@ pub fn selective_scan_on(
     pool: &impl Pool,
 ) -> Result<(), ScanError> {
     scan.check(out)?;
-    match tier {
-        Tier::Portable => run(scan, out, pool, kernel::PORTABLE_CHANNELS, |block, out| {
+    let blocks = Blocks { batch: scan.batch, groups: scan.groups, d_inner: scan.d_inner };
+    let ran = match tier {
+        Tier::Portable => blocks.run(out, pool, kernel::PORTABLE_CHANNELS, |block, out| {
             kernel::portable(scan, block, out);
         }),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => {
             let zero = Avx2::detect().ok_or(ScanError::Unavailable(tier))?;
-            run(scan, out, pool, kernel::AVX2_CHANNELS, |block, out| {
+            blocks.run(out, pool, kernel::AVX2_CHANNELS, |block, out| {
                 // SAFETY: the CPU has AVX2 and FMA, or there would be no `zero`.
                 #[expect(unsafe_code, reason = "calls a `target_feature` function")]
                 unsafe {
@@ -262,46 +254,9 @@ pub fn selective_scan_on(
             })
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 => Err(ScanError::Unavailable(tier)),
-    }
-}
-
-/// Deals blocks of at most `width` channels to the pool.
-fn run(
-    scan: &Scan<'_>,
-    out: &mut [f32],
-    pool: &impl Pool,
-    width: usize,
-    kernel: impl Fn(Block, &Output<'_>) + Sync,
-) -> Result<(), ScanError> {
-    if out.is_empty() {
-        return Ok(());
-    }
-    let blocks = scan.d_inner.div_ceil(width);
-    let tasks = scan.batch * scan.groups * blocks;
-    let out = Output::new(out);
-    // `Pool` is a safe trait: that no task runs twice, at the same time even, is enforced here.
-    let started: Vec<AtomicBool> = (0..tasks).map(|_| AtomicBool::new(false)).collect();
-    let finished = AtomicUsize::new(0);
-    pool.run(tasks, &|task| {
-        if started.get(task).is_none_or(|started| started.swap(true, Ordering::Relaxed)) {
-            return;
-        }
-        let first = task % blocks * width;
-        let mixer = task / blocks;
-        let block = Block {
-            batch: mixer / scan.groups,
-            group: mixer % scan.groups,
-            first,
-            width: width.min(scan.d_inner - first),
-        };
-        kernel(block, &out);
-        finished.fetch_add(1, Ordering::Release);
-    });
-    match finished.load(Ordering::Acquire) {
-        finished if finished < tasks => Err(ScanError::Unfinished { finished, tasks }),
-        _ => Ok(()),
-    }
+        Tier::Avx2 => return Err(ScanError::Unavailable(tier)),
+    };
+    ran.map_err(|Unfinished { finished, tasks }| ScanError::Unfinished { finished, tasks })
 }
 
 #[cfg(test)]

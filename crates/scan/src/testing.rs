@@ -6,6 +6,10 @@ use crate::{Combine, Inline, Scan, Tier, selective_scan_on};
 pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn below(&mut self, low: f32, high: f32) -> f32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,7 +18,7 @@ impl Random {
         low + (high - low) * ((bits >> 40) as f32 / (1u64 << 24) as f32)
     }
 
-    fn vec(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
+    pub(crate) fn vec(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
         (0..len).map(|_| self.below(low, high)).collect()
     }
 }

@@ -1,12 +1,13 @@
 //! Exported files in tract, in pure Rust: what runs where there is no ONNX Runtime.
 //!
-//! [`TractSession`] knows the operator `ssamba::SelectiveScan`; function bodies, which other
-//! runtimes expand, are ignored. Shapes are always fixed: tract plans a symbolic length much worse,
+//! [`TractSession`] knows the operators `ssamba::SelectiveScan` and `ssamba::ShortConv`; function
+//! bodies, which other runtimes expand, are ignored. Shapes are always fixed: tract plans a symbolic length much worse,
 //! so a session holds one plan for each shape that it has met.
 
 #![deny(missing_docs)]
 
 mod selective_scan;
 mod session;
+mod short_conv;
 
 pub use session::{Options, TractSession};

@@ -44,17 +44,31 @@ struct SelectiveScan {
 // tract merges operators that are equal; one whose scale is not a number is merely never merged.
 impl Eq for SelectiveScan {}
 
+/// tract looks nodes up by type alone.
+pub(crate) fn check_domain(node: &NodeProto) -> TractResult<()> {
+    ensure!(
+        node.domain == DOMAIN,
+        "node `{}` is a {} of the domain `{}`, expected `{DOMAIN}`",
+        node.name,
+        node.op_type,
+        node.domain
+    );
+    Ok(())
+}
+
+/// Shapes that may not be symbolic.
+pub(crate) fn fixed<'a>(
+    shapes: impl IntoIterator<Item = &'a [TDim]>,
+) -> TractResult<Vec<Vec<usize>>> {
+    let fixed = |shape: &[TDim]| shape.iter().map(|size| Ok(size.to_usize()?)).collect();
+    shapes.into_iter().map(fixed).collect::<TractResult<_>>().context("a shape is not fixed")
+}
+
 fn read(
     _: &ParsingContext<'_>,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    // tract looks nodes up by type alone.
-    ensure!(
-        node.domain == DOMAIN,
-        "node `{}` is a {SELECTIVE_SCAN} of the domain `{}`, expected `{DOMAIN}`",
-        node.name,
-        node.domain
-    );
+    check_domain(node)?;
     let attributes = Attributes::from_raw(RawAttributes {
         groups: node.get_attr_opt(attribute::GROUPS)?,
         reverse: node.get_attr_opt_slice(attribute::REVERSE)?.map(<[i64]>::to_vec),
@@ -88,12 +102,7 @@ impl SelectiveScan {
         &self,
         shapes: impl IntoIterator<Item = &'a [TDim]>,
     ) -> TractResult<[usize; 3]> {
-        let fixed = |shape: &[TDim]| shape.iter().map(|size| Ok(size.to_usize()?)).collect();
-        let shapes: Vec<Vec<usize>> = shapes
-            .into_iter()
-            .map(fixed)
-            .collect::<TractResult<_>>()
-            .context("a shape is not fixed")?;
+        let shapes = fixed(shapes)?;
         let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
         Ok(self.sizes(&shapes)?.output_shape(&self.attributes))
     }

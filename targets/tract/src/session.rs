@@ -21,12 +21,12 @@ use tract_onnx::{
     tract_hir::{infer::Factoid, internal::DimLike},
 };
 
-use crate::selective_scan;
+use crate::{selective_scan, short_conv};
 
 /// How to open a file.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads that compute one scan; `None`: as many as the system grants this process. The
+    /// Threads that compute one scan or short convolution; `None`: as many as the system grants this process. The
     /// products of matrices run on one thread.
     pub threads: Option<usize>,
 }
@@ -67,6 +67,7 @@ impl TractSession {
         // Facts of inner values may name the batch, which tract does not unify with a number.
         let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
         selective_scan::register(&mut onnx);
+        short_conv::register(&mut onnx);
         let proto = onnx
             .proto_model_for_read(&mut &*bytes)
             .map_err(|_| anyhow!("it is not an ONNX model"))?;
@@ -77,6 +78,7 @@ impl TractSession {
         let mut model = guarded(|| onnx.model_for_proto_model(&proto))?;
         check_graph(&model, &card)?;
         selective_scan::set_threads(&mut model, threads);
+        short_conv::set_threads(&mut model, threads);
         Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
     }
 

@@ -22,6 +22,7 @@ use super::{
     mixer::{InProjection, NormParameters, Oriented, mixers},
 };
 use crate::{
+    conv_function::ConvConfiguration,
     function::ScanConfiguration,
     graph::{Attribute, GraphBuilder, Value},
 };
@@ -29,11 +30,12 @@ use crate::{
 /// Encoder under construction: its parameters, and how far the residual is scaled down.
 pub(crate) struct Encoder<'a> {
     pub(crate) model: &'a Model,
+    pub(crate) conv: &'a ConvConfiguration,
     pub(crate) scan: &'a ScanConfiguration,
 }
 
 impl Encoder<'_> {
-    fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.model.weights().config
     }
 
@@ -93,7 +95,7 @@ impl Encoder<'_> {
         let oriented = [Oriented { mixer: &layer.mixer, reversed }];
         let normalised = self.norm(g, "norm", Some(&layer.norm), k, rho)?;
         let in_projection = InProjection::new(&oriented, None)?;
-        mixers(g, self.config(), &oriented, &in_projection, self.scan, out_scale, &normalised)
+        mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
 
     /// Both layers of a pair as one step: one norm without parameters, whose two sets go into one
@@ -122,7 +124,7 @@ impl Encoder<'_> {
             .collect::<Result<Vec<_>>>()?;
         let normalised = self.norm(g, "norm", None, k, rho)?;
         let in_projection = InProjection::new(&oriented, Some(&norms))?;
-        mixers(g, self.config(), &oriented, &in_projection, self.scan, out_scale, &normalised)
+        mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
 
     /// A norm of the network's kind with epsilon scaled for `rho = s / 2^k`; without parameters

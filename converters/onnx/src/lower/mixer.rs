@@ -1,8 +1,8 @@
-//! Mixers as nodes: convolutions, projections, and one `SelectiveScan` for all streams.
+//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
-//! the last token to the first has an anti-causal convolution and is marked in `reverse`. Streams
+//! the last token to the first is marked in `reverse`. Streams
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
@@ -12,10 +12,14 @@ use ssamba_model::{
     weights::{MixerWeights, StreamWeights},
 };
 
-use super::matrix::{Matrix, vector};
+use super::{
+    block::Encoder,
+    matrix::{Matrix, vector},
+};
 use crate::{
+    conv_function::ConvConfiguration,
     function::ScanConfiguration,
-    graph::{Attribute, GraphBuilder, Value},
+    graph::{GraphBuilder, Value},
 };
 
 /// A mixer and the order of tokens that upstream feeds it.
@@ -82,13 +86,13 @@ impl InProjection {
 /// `out_scale` is folded into the out-projection.
 pub(crate) fn mixers(
     g: &mut GraphBuilder,
-    config: &Config,
+    encoder: &Encoder<'_>,
     mixers: &[Oriented<'_>],
     in_projection: &InProjection,
-    scan: &ScanConfiguration,
     out_scale: f64,
     hidden: &Value,
 ) -> Result<Value> {
+    let config = encoder.config();
     let width = mixers.len() * config.d_inner;
     let weight =
         g.floats("in_proj.weight", &in_projection.weight.shape(), &in_projection.weight.data);
@@ -102,8 +106,8 @@ pub(crate) fn mixers(
         .try_into()
         .map_err(|_| anyhow::anyhow!("a split in two has two outputs"))?;
 
-    let u = convolve(g, config, mixers, &x)?;
-    let y = selective_scan(g, config, mixers, scan, &u, &z)?;
+    let u = short_conv(g, encoder.conv, mixers, &x)?;
+    let y = selective_scan(g, config, mixers, encoder.scan, &u, &z)?;
 
     let out = mixers
         .iter()
@@ -116,44 +120,21 @@ pub(crate) fn mixers(
 
 /// Short convolutions and SiLU: `x` `[batch, seq_len, mixers * d_inner]` to
 /// `u` `[batch, seq_len, streams * d_inner]`.
-fn convolve(
+fn short_conv(
     g: &mut GraphBuilder,
-    config: &Config,
+    conv: &ConvConfiguration,
     mixers: &[Oriented<'_>],
     x: &Value,
 ) -> Result<Value> {
-    let &Config { d_inner, d_conv, .. } = config;
-    let channels = mixers.len() * d_inner;
-    let x = g.transpose(x, &[0, 2, 1]);
-    let mut by_direction = Vec::new();
-    for (direction, name) in [(0, "conv1d_forward"), (1, "conv1d_reverse")] {
-        let (mut taps, mut bias) = (Vec::new(), Vec::new());
-        for oriented in mixers {
-            let stream = oriented.streams()[direction];
-            let mut weight = vector(&stream.conv_weight)?;
-            if direction == 1 {
-                weight.chunks_exact_mut(d_conv).for_each(<[f64]>::reverse);
-            }
-            taps.extend(weight);
-            bias.extend(vector(&stream.conv_bias)?);
-        }
-        let padding = d_conv as i64 - 1;
-        let pads = if direction == 0 { [padding, 0] } else { [0, padding] };
-        let taps = g.floats(&format!("{name}.weight"), &[channels, 1, d_conv], &taps);
-        let bias = g.floats(&format!("{name}.bias"), &[channels], &bias);
-        let attributes = [
-            ("group", Attribute::Int(channels as i64)),
-            ("kernel_shape", Attribute::Ints(vec![d_conv as i64])),
-            ("pads", Attribute::Ints(pads.to_vec())),
-        ];
-        let convolved = g.scope(name, |g| g.node("Conv", &[&x, &taps, &bias], &attributes));
-        by_direction.push(g.split(&convolved, 1, &vec![d_inner; mixers.len()]));
+    let (mut taps, mut bias) = (Vec::new(), Vec::new());
+    for stream in mixers.iter().flat_map(|mixer| mixer.streams()) {
+        taps.extend(vector(&stream.conv_weight)?);
+        bias.extend(vector(&stream.conv_bias)?);
     }
-    let ordered: Vec<Value> =
-        (0..mixers.len()).flat_map(|m| by_direction.iter().map(move |d| d[m].clone())).collect();
-    let u = g.concat(&ordered, 1);
-    let u = g.silu(&u);
-    Ok(g.transpose(&u, &[0, 2, 1]))
+    let taps = g.floats("conv1d.weight", &[bias.len(), conv.d_conv], &taps);
+    let bias = g.floats("conv1d.bias", &[bias.len()], &bias);
+    let mut u = g.node_in(op::DOMAIN, op::SHORT_CONV, &[x, &taps, &bias], &conv.attributes(), 1);
+    Ok(u.remove(0))
 }
 
 /// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`.

@@ -1,4 +1,4 @@
-//! Vectors of `f32`: the operations that the kernel is written in, and one file per instruction set.
+//! Vectors of `f32`: the operations that the kernels are written in, and one file per instruction set.
 //!
 //! | file | lanes | chosen when |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | `avx2.rs` | 8 | x86-64 with AVX2 and FMA |
 //!
 //! A new instruction set is a file here (`avx512.rs`, `neon.rs`) with one `impl Vector`, a variant of
-//! [`Tier`](crate::Tier) and a wrapper in `kernel.rs` that owns its `#[target_feature]`. A GPU has no
+//! [`Tier`](crate::Tier) and a wrapper in each kernel that owns its `#[target_feature]`. A GPU has no
 //! such vectors: its source, as text, belongs in a folder `cuda/` beside this one.
 
 #[cfg(target_arch = "x86_64")]
@@ -65,4 +65,36 @@ pub(crate) trait Vector:
 
     /// The bits shifted left by the 23 bits of the mantissa: the low 8 bits become the exponent.
     fn low_bits_as_exponent(self) -> Self;
+}
+
+/// The values of a row; the lanes of a single vector that it does not fill are zero.
+#[inline(always)]
+pub(crate) fn load<V: Vector, const W: usize>(zero: V, from: &[f32]) -> [V; W] {
+    let mut to = [zero; W];
+    if W == 1 && from.len() < V::LANES {
+        let mut lanes = [0.0; MAX_LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        to[0] = zero.load(&lanes);
+    } else {
+        let from = &from[..W * V::LANES];
+        for w in 0..W {
+            to[w] = zero.load(&from[w * V::LANES..]);
+        }
+    }
+    to
+}
+
+/// Writes a row, without the lanes that it does not have.
+#[inline(always)]
+pub(crate) fn store<V: Vector, const W: usize>(from: &[V; W], to: &mut [f32]) {
+    if W == 1 && to.len() < V::LANES {
+        let mut lanes = [0.0; MAX_LANES];
+        from[0].store(&mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    } else {
+        let to = &mut to[..W * V::LANES];
+        for w in 0..W {
+            from[w].store(&mut to[w * V::LANES..]);
+        }
+    }
 }

@@ -105,12 +105,12 @@ fn compute(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()>
 }
 
 /// The threads that ONNX Runtime runs this node on.
-struct RuntimeThreads<'a>(&'a ComputeContext);
+pub(crate) struct RuntimeThreads<'a>(pub(crate) &'a ComputeContext);
 
 impl Pool for RuntimeThreads<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // A task that panics, or a refusal of the pool, leaves tasks undone, which the scan
-        // reports.
+        // A task that panics, or a refusal of the pool, leaves tasks undone, which is
+        // reported by whom they belong to.
         let _ = self.0.par_for(tasks, 0, |index| {
             let _ = catch_unwind(AssertUnwindSafe(|| task(index)));
         });

@@ -7,6 +7,8 @@
 
 mod cpu;
 
+pub(crate) use cpu::RuntimeThreads;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ort::{
@@ -17,12 +19,13 @@ use ort::{
     value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
 };
 use ssamba_contract::op::{
-    Attributes, DOMAIN, OPERANDS, OpError, REQUIRED_OPERANDS, RawAttributes, attribute,
+    Attributes, DOMAIN, OPERANDS, OpError, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN,
+    attribute,
 };
 
-/// The domain with a kernel for every provider that has one.
+/// The domain: the scan with a kernel for every provider that has one, and the convolution.
 pub(crate) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(cpu::SelectiveScan)
+    OperatorDomain::new(DOMAIN)?.add(cpu::SelectiveScan)?.add(crate::short_conv::ShortConv)
 }
 
 /// Operands of element type `ty`, the optional ones last.
@@ -42,7 +45,7 @@ fn outputs(ty: TensorElementType) -> [OperatorOutput; 1] {
 }
 
 /// Runs `body`, whose panic becomes an error.
-fn guarded<T>(body: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+pub(crate) fn guarded<T>(body: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<&str>()
@@ -54,38 +57,46 @@ fn guarded<T>(body: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
     })
 }
 
+/// An attribute of the node that a kernel is created for; `None` where it is absent.
+pub(crate) fn read<'a, T: FromKernelContext<'a>>(
+    context: &KernelContext<'a>,
+    operator: &'static str,
+    name: &'static str,
+    expected: &'static str,
+) -> Result<Option<T>, OpError> {
+    match context.get::<T>(name) {
+        Some(value) => Ok(Some(value)),
+        // A list is read from an attribute of any type, as an empty one: it tells absence from
+        // another type.
+        None if context.get::<Vec<i64>>(name).is_some() => {
+            Err(OpError::Attribute { operator, name, got: "of another type".into(), expected })
+        }
+        None => Ok(None),
+    }
+}
+
 /// Attributes of the node that a kernel is created for.
 fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
-    fn read<'a, T: FromKernelContext<'a>>(
-        context: &KernelContext<'a>,
-        name: &'static str,
-        expected: &'static str,
-    ) -> Result<Option<T>, OpError> {
-        match context.get::<T>(name) {
-            Some(value) => Ok(Some(value)),
-            // A list is read from an attribute of any type, as an empty one: it tells absence from
-            // another type.
-            None if context.get::<Vec<i64>>(name).is_some() => {
-                Err(OpError::Attribute { name, got: "of another type".into(), expected })
-            }
-            None => Ok(None),
-        }
-    }
     let checked = || {
         Attributes::from_raw(RawAttributes {
-            groups: read(context, attribute::GROUPS, "an int")?,
-            reverse: read(context, attribute::REVERSE, "ints")?,
-            delta_softplus: read(context, attribute::DELTA_SOFTPLUS, "an int")?,
-            combine: read(context, attribute::COMBINE, "a string")?,
-            scale: read(context, attribute::SCALE, "a float")?,
-            gate: read(context, attribute::GATE, "a string")?,
+            groups: read(context, SELECTIVE_SCAN, attribute::GROUPS, "an int")?,
+            reverse: read(context, SELECTIVE_SCAN, attribute::REVERSE, "ints")?,
+            delta_softplus: read(context, SELECTIVE_SCAN, attribute::DELTA_SOFTPLUS, "an int")?,
+            combine: read(context, SELECTIVE_SCAN, attribute::COMBINE, "a string")?,
+            scale: read(context, SELECTIVE_SCAN, attribute::SCALE, "a float")?,
+            gate: read(context, SELECTIVE_SCAN, attribute::GATE, "a string")?,
         })
     };
-    // ONNX Runtime names the node that fails to run, but not the one that has no kernel.
-    checked().map_err(|error| match context.node_name() {
+    checked().map_err(|error| of_node(context, error))
+}
+
+/// An error with the node's name: ONNX Runtime names the node that fails to run, but not the one
+/// that has no kernel.
+pub(crate) fn of_node(context: &KernelContext<'_>, error: OpError) -> ort::Error {
+    match context.node_name() {
         Ok(name) => ort::Error::new(format!("node `{name}`: {error}")),
         Err(_) => ort::Error::wrap(error),
-    })
+    }
 }
 
 /// Says the output's shape as far as it follows from the shapes of the operands.
@@ -102,20 +113,25 @@ fn infer_shape(context: &mut ShapeInferenceContext) -> ort::Result<()> {
     })
 }
 
+/// An attribute while shapes are inferred; `None` where it is there but cannot be read.
+pub(crate) fn known<T: FromOpAttr>(
+    context: &ShapeInferenceContext,
+    name: &str,
+) -> Option<Option<T>> {
+    match context.attr::<T>(name) {
+        Ok(value) => Some(Some(value)),
+        // As for kernels, a list tells absence from another type.
+        Err(_) if context.attr::<Vec<i64>>(name).is_ok() => None,
+        Err(_) => Some(None),
+    }
+}
+
 /// The attributes that shape the output, unless one is there that cannot be read.
 fn known_attributes(context: &ShapeInferenceContext) -> Option<Attributes> {
-    fn read<T: FromOpAttr>(context: &ShapeInferenceContext, name: &str) -> Option<Option<T>> {
-        match context.attr::<T>(name) {
-            Ok(value) => Some(Some(value)),
-            // As for kernels, a list tells absence from another type.
-            Err(_) if context.attr::<Vec<i64>>(name).is_ok() => None,
-            Err(_) => Some(None),
-        }
-    }
     let raw = RawAttributes {
-        groups: read(context, attribute::GROUPS)?,
-        reverse: read(context, attribute::REVERSE)?,
-        combine: read(context, attribute::COMBINE)?,
+        groups: known(context, attribute::GROUPS)?,
+        reverse: known(context, attribute::REVERSE)?,
+        combine: known(context, attribute::COMBINE)?,
         ..RawAttributes::default()
     };
     Attributes::from_raw(raw).ok()

@@ -1,7 +1,9 @@
 //! Exported files in ONNX Runtime, through the public door.
 
+mod conv_problem;
 mod selective_scan;
 mod session;
+mod short_conv;
 mod support;
 
 /// Options for tests, which take ONNX Runtime from where the test runner says.

@@ -103,7 +103,7 @@ impl Problem {
 
     /// Operands in the order of `OPERANDS`; what is left out is `None`.
     pub fn operands(&self) -> Vec<Option<Tensor>> {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (self.seq_len * 31 + self.batch) as u64);
+        let mut random = Random::new((self.seq_len * 31 + self.batch) as u64);
         let ranges = [
             (-1.0, 1.0),
             if self.delta_softplus { (-3.0, 1.0) } else { (0.0, 0.5) },
@@ -362,7 +362,7 @@ pub fn message<T>(result: anyhow::Result<T>) -> String {
     format!("{:#}", result.err().expect("an error"))
 }
 
-enum Dim {
+pub enum Dim {
     Fixed(usize),
     Free(&'static str),
 }
@@ -373,7 +373,7 @@ impl From<&usize> for Dim {
     }
 }
 
-fn model(graph: GraphProto, card: &Card) -> ModelProto {
+pub fn model(graph: GraphProto, card: &Card) -> ModelProto {
     ModelProto {
         ir_version: 8,
         opset_import: opsets(),
@@ -447,7 +447,7 @@ pub fn string(name: &str, s: &str) -> AttributeProto {
     AttributeProto { name: name.into(), type_, s: s.into(), ..Default::default() }
 }
 
-fn initializer(name: &str, tensor: &Tensor) -> TensorProto {
+pub fn initializer(name: &str, tensor: &Tensor) -> TensorProto {
     TensorProto {
         name: name.into(),
         dims: tensor.shape().iter().map(|&size| size as i64).collect(),
@@ -457,7 +457,7 @@ fn initializer(name: &str, tensor: &Tensor) -> TensorProto {
     }
 }
 
-fn value_info(name: &str, shape: &[Dim]) -> ValueInfoProto {
+pub fn value_info(name: &str, shape: &[Dim]) -> ValueInfoProto {
     let dim = shape
         .iter()
         .map(|dim| {
@@ -479,10 +479,14 @@ fn value_info(name: &str, shape: &[Dim]) -> ValueInfoProto {
 }
 
 /// Marsaglia's xorshift: the same values on every machine.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn take(&mut self, count: usize, low: f32, high: f32) -> Vec<f32> {
+    pub fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ seed)
+    }
+
+    pub fn take(&mut self, count: usize, low: f32, high: f32) -> Vec<f32> {
         let mut next = || {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;

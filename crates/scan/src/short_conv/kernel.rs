@@ -1,0 +1,177 @@
+//! The convolutions of a block of channels: one body, generic over [`Vector`], and a wrapper per
+//! instruction set.
+//!
+//! Lanes are channels. The taps of a block are turned to lanes once for the whole walk; the rows that
+//! they meet are loaded again for every token, from the first-level cache.
+
+#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
+
+use std::ops::Range;
+
+use super::{Activation, MAX_TAPS, ShortConv};
+use crate::blocks::Block;
+use crate::math::silu;
+use crate::output::Output;
+#[cfg(target_arch = "x86_64")]
+use crate::vector::Avx2;
+use crate::vector::{MAX_LANES, Portable, Vector, load, store};
+
+/// Vectors of a full block.
+const VECTORS: usize = 4;
+/// Channels of a full block in plain Rust.
+pub(super) const PORTABLE_CHANNELS: usize = VECTORS * Portable::LANES;
+/// Channels of a full block on AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AVX2_CHANNELS: usize = VECTORS * Avx2::LANES;
+
+/// The taps of all published SSAMBA checkpoints, which have a body of their own.
+const USUAL_TAPS: usize = 4;
+
+/// [`mixer`] in plain Rust.
+pub(super) fn portable(conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
+    mixer(Portable::ZERO, conv, block, out);
+}
+
+/// [`mixer`] on AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn avx2(zero: Avx2, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
+    mixer(zero, conv, block, out);
+}
+
+/// Walks all directions of a mixer: a full block at once, what remains of the channels one vector at
+/// a time.
+#[inline(always)] // so that the caller's target features apply to the body
+fn mixer<V: Vector>(zero: V, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
+    for direction in 0..conv.directions() {
+        let stream = block.group * conv.directions() + direction;
+        if block.width < VECTORS * V::LANES {
+            for skipped in (0..block.width).step_by(V::LANES) {
+                let first = block.first + skipped;
+                let width = V::LANES.min(block.width - skipped);
+                let walk = Walk { conv, block: Block { first, width, ..block }, stream };
+                walk.run::<V, 1, MAX_TAPS>(zero, conv.taps, out);
+            }
+            continue;
+        }
+        let walk = Walk { conv, block, stream };
+        if conv.taps == USUAL_TAPS {
+            walk.run::<V, VECTORS, USUAL_TAPS>(zero, USUAL_TAPS, out);
+        } else {
+            walk.run::<V, VECTORS, MAX_TAPS>(zero, conv.taps, out);
+        }
+    }
+}
+
+/// One block of channels in one stream.
+struct Walk<'a> {
+    conv: &'a ShortConv<'a>,
+    block: Block,
+    stream: usize,
+}
+
+impl Walk<'_> {
+    /// Walks the tokens with `W` vectors of channels and `taps` of at most `K` taps. The block fills
+    /// the vectors, or is a part of a single one.
+    ///
+    /// As in a scan, nothing here goes through a closure.
+    #[inline(always)]
+    fn run<V: Vector, const W: usize, const K: usize>(
+        &self,
+        zero: V,
+        taps: usize,
+        out: &Output<'_>,
+    ) {
+        let Self { conv, block, stream } = *self;
+        let channel = stream * conv.d_inner + block.first;
+        let weight = self.weights::<V, W, K>(zero, channel);
+        let mut bias = [zero; W];
+        if let Some(values) = conv.bias {
+            bias = load(zero, &values[channel..][..block.width]);
+        }
+        let (narrow, wide) = (conv.groups * conv.d_inner, conv.reverse.len() * conv.d_inner);
+        let first_row = block.batch * conv.seq_len;
+        let rows = Rows {
+            x: &conv.x[first_row * narrow + block.group * conv.d_inner + block.first..],
+            width: narrow,
+            block: block.width,
+        };
+        let reverse = conv.reverse[stream];
+
+        for token in 0..conv.seq_len {
+            // Tokens that lie behind this one on its walk.
+            let behind = if reverse { conv.seq_len - 1 - token } else { token };
+            // Past the edge the first tap is a constant, so that the loop unrolls.
+            let mut sum = if behind >= taps - 1 {
+                convolve::<V, W, K>(&weight, 0..taps, bias, &rows, token, reverse)
+            } else {
+                let missing = taps - 1 - behind;
+                convolve::<V, W, K>(&weight, missing..taps, bias, &rows, token, reverse)
+            };
+            if conv.activation == Activation::Silu {
+                for w in 0..W {
+                    sum[w] = silu(sum[w]);
+                }
+            }
+            // SAFETY: `ShortConv::check` made `out` hold `streams * d_inner` values for each of
+            // `batch * seq_len` rows, and the block lies within `d_inner`. Blocks of different tasks
+            // are disjoint, each task runs once, and within a task only one part is alive at a time.
+            #[expect(unsafe_code, reason = "tasks write disjoint channels of one output")]
+            let out = unsafe { out.part((first_row + token) * wide + channel, block.width) };
+            store(&sum, out);
+        }
+    }
+
+    /// The taps of the block, tap by tap.
+    #[inline(always)]
+    fn weights<V: Vector, const W: usize, const K: usize>(
+        &self,
+        zero: V,
+        channel: usize,
+    ) -> [[V; W]; K] {
+        let Self { conv, block, .. } = *self;
+        let mut taps = [[zero; W]; K];
+        let weight = &conv.weight[channel * conv.taps..][..block.width * conv.taps];
+        for k in 0..conv.taps {
+            for w in 0..W {
+                let mut lanes = [0.0; MAX_LANES];
+                let of_tap = weight.iter().skip(k + w * V::LANES * conv.taps);
+                for (lane, tap) in lanes.iter_mut().zip(of_tap.step_by(conv.taps)) {
+                    *lane = *tap;
+                }
+                taps[k][w] = zero.load(&lanes);
+            }
+        }
+        taps
+    }
+}
+
+/// The rows of one batch, from the block's first channel on.
+struct Rows<'a> {
+    x: &'a [f32],
+    /// Values from a row to the next.
+    width: usize,
+    /// Channels of the block.
+    block: usize,
+}
+
+/// `sum`, and what the given taps make of the tokens that they meet from `token`.
+#[inline(always)]
+fn convolve<V: Vector, const W: usize, const K: usize>(
+    weight: &[[V; W]; K],
+    taps: Range<usize>,
+    mut sum: [V; W],
+    rows: &Rows<'_>,
+    token: usize,
+    reverse: bool,
+) -> [V; W] {
+    let last = taps.end - 1;
+    for k in taps {
+        let met = if reverse { token + (last - k) } else { token - (last - k) };
+        let x = load::<V, W>(sum[0], &rows.x[met * rows.width..][..rows.block]);
+        for w in 0..W {
+            sum[w] = weight[k][w].mul_add(x[w], sum[w]);
+        }
+    }
+    sum
+}
