@@ -14,6 +14,13 @@ pub enum FeatureError {
     NoMelBins,
     /// A front end that takes no frames.
     NoFrames,
+    /// A window of a stream that a model cannot take.
+    Window {
+        /// Frames of sound in the window.
+        frames_heard: usize,
+        /// Frames that the model takes.
+        n_frames: usize,
+    },
     /// Mean or standard deviation that cannot normalise anything.
     Statistics {
         /// Mean of the log-mel values.
@@ -67,6 +74,10 @@ impl fmt::Display for FeatureError {
             }
             Self::NoMelBins => write!(f, "the front end has 0 mel bins, expected at least 1"),
             Self::NoFrames => write!(f, "the front end takes 0 frames, expected at least 1"),
+            Self::Window { frames_heard, n_frames } => write!(
+                f,
+                "a window of {frames_heard} frames does not fit the model, expected 1 to {n_frames}"
+            ),
             Self::Statistics { mean, std } => write!(
                 f,
                 "the front end normalises with mean {mean} and standard deviation {std}, \

@@ -8,6 +8,31 @@ use crate::{Fbank, FeatureError};
 pub struct Extractor {
     front_end: FrontEnd,
     fbank: Fbank,
+    normalisation: Normalisation,
+}
+
+/// The last step of a front end, value by value.
+#[derive(Clone, Copy)]
+pub(crate) struct Normalisation {
+    mean: f32,
+    scale: f32,
+}
+
+impl Normalisation {
+    pub(crate) fn new(front_end: &FrontEnd) -> Result<Self, FeatureError> {
+        let FrontEnd { n_frames, mean, std, .. } = *front_end;
+        if n_frames == 0 {
+            return Err(FeatureError::NoFrames);
+        }
+        if !mean.is_finite() || !std.is_finite() || std <= 0.0 {
+            return Err(FeatureError::Statistics { mean, std });
+        }
+        Ok(Self { mean: mean as f32, scale: (2.0 * std) as f32 })
+    }
+
+    pub(crate) fn apply(self, value: f32) -> f32 {
+        (value - self.mean) / self.scale
+    }
 }
 
 /// The input of a graph, and how much of the clip is in it.
@@ -32,15 +57,9 @@ impl Extractor {
     /// # Errors
     /// When the settings describe no possible filter bank.
     pub fn new(front_end: &FrontEnd) -> Result<Self, FeatureError> {
-        let FrontEnd { sample_rate, n_mels, n_frames, mean, std, .. } = *front_end;
-        if n_frames == 0 {
-            return Err(FeatureError::NoFrames);
-        }
-        if !mean.is_finite() || !std.is_finite() || std <= 0.0 {
-            return Err(FeatureError::Statistics { mean, std });
-        }
-        let fbank = Fbank::new(sample_rate, n_mels)?;
-        Ok(Self { front_end: front_end.clone(), fbank })
+        let normalisation = Normalisation::new(front_end)?;
+        let fbank = Fbank::new(front_end.sample_rate, front_end.n_mels)?;
+        Ok(Self { front_end: front_end.clone(), fbank, normalisation })
     }
 
     /// The settings.
@@ -57,7 +76,7 @@ impl Extractor {
     /// When the waveform is shorter than one frame, of which upstream would make padding alone,
     /// or when a sample is not finite.
     pub fn extract(&mut self, samples: &[f32]) -> Result<Features, FeatureError> {
-        let FrontEnd { sample_rate, n_mels, n_frames, mean, std, order, subtract_clip_mean } =
+        let FrontEnd { sample_rate, n_mels, n_frames, order, subtract_clip_mean, .. } =
             self.front_end;
         let n_frames_of_clip = self.fbank.n_frames(samples.len());
         if n_frames_of_clip == 0 {
@@ -79,9 +98,8 @@ impl Extractor {
             Order::PadThenNormalise => n_frames,
             Order::NormaliseThenPad => n_frames.min(n_frames_of_clip),
         };
-        let (mean, scale) = (mean as f32, (2.0 * std) as f32);
         for value in &mut fbank[..n_normalised * n_mels] {
-            *value = (*value - mean) / scale;
+            *value = self.normalisation.apply(*value);
         }
         Ok(Features { fbank: Tensor::new([n_frames, n_mels], fbank)?, n_frames_of_clip })
     }

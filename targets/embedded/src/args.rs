@@ -1,0 +1,171 @@
+//! The command line, read by hand: a parser would weigh more than the rest of the program's own
+//! code.
+
+use std::{ffi::OsString, path::PathBuf, str::FromStr};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ssamba_kws::Settings;
+
+/// Text of `--help`.
+const HELP: &str = "\
+Print the keywords of a 16 kHz stream as they are heard.
+
+Usage: ssamba-kws MODEL [FILE.wav|-] [OPTIONS]
+
+  MODEL     file written by `ssamba-edge export`
+  FILE.wav  16 kHz WAV file, any number of channels
+  -         raw samples on stdin, 16 kHz, mono, 16-bit little endian [default]:
+            arecord -q -t raw -f S16_LE -r 16000 -c 1 | ssamba-kws MODEL
+
+Options:
+  --threshold X        mean score from which a label fires [default: 0.6]
+  --threshold LABEL=X  the same for one label; may be repeated
+  --hop MS             from one window to the next, a multiple of 10 [default: 100]
+  --window MS          sound in one window [default: all that the model takes]
+  --smooth N           windows whose scores are averaged [default: 3]
+  --refractory MS      pause after an event [default: 1000]
+  --json               print one JSON object a line: label, score, time_s
+  --help, --version
+
+Labels between underscores, such as _silence_, never fire.
+";
+
+const USAGE: &str = "usage: ssamba-kws MODEL [FILE.wav|-] [OPTIONS], see --help";
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Print this.
+    Say(String),
+    /// Listen.
+    Listen(Args),
+}
+
+/// Whereto and how to listen.
+#[derive(Debug, PartialEq)]
+pub struct Args {
+    pub model: PathBuf,
+    pub source: Source,
+    pub settings: Settings,
+    pub json: bool,
+}
+
+/// Where samples come from.
+#[derive(Debug, PartialEq)]
+pub enum Source {
+    Stdin,
+    Wav(PathBuf),
+}
+
+/// Reads the arguments behind the program's name.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
+    let mut settings = Settings::default();
+    let mut json = false;
+    let mut files = Vec::new();
+    let mut options = true;
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str().unwrap_or_default();
+        if !options || text == "-" || !text.starts_with('-') {
+            files.push(PathBuf::from(argument));
+            continue;
+        }
+        let (name, mut value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        // The value of an option stands behind `=` or is the next argument.
+        let mut operand = || match value.take() {
+            Some(value) => Ok(value),
+            None => arguments
+                .next()
+                .and_then(|value| value.into_string().ok())
+                .with_context(|| format!("{name} takes a value")),
+        };
+        match name {
+            "--threshold" => {
+                let value = operand()?;
+                match value.rsplit_once('=') {
+                    Some((label, x)) => settings.thresholds.push((label.into(), number(name, x)?)),
+                    None => settings.threshold = number(name, &value)?,
+                }
+            }
+            "--hop" => settings.hop_ms = number(name, &operand()?)?,
+            "--window" => settings.window_ms = Some(number(name, &operand()?)?),
+            "--smooth" => settings.smooth = number(name, &operand()?)?,
+            "--refractory" => settings.refractory_ms = number(name, &operand()?)?,
+            _ if text == "--json" => json = true,
+            _ if text == "--" => options = false,
+            _ if text == "--help" || text == "-h" => return Ok(Command::Say(HELP.into())),
+            _ if text == "--version" || text == "-V" => {
+                return Ok(Command::Say(
+                    concat!("ssamba-kws ", env!("CARGO_PKG_VERSION"), "\n").into(),
+                ));
+            }
+            _ => bail!("there is no option {text}; {USAGE}"),
+        }
+    }
+    settings.check()?;
+    let mut files = files.into_iter();
+    let model = files.next().context(USAGE)?;
+    let source = match files.next() {
+        Some(path) if path.as_os_str() != "-" => Source::Wav(path),
+        _ => Source::Stdin,
+    };
+    if let Some(extra) = files.next() {
+        bail!("one stream at a time, not also {}; {USAGE}", extra.display());
+    }
+    Ok(Command::Listen(Args { model, source, settings, json }))
+}
+
+fn number<T: FromStr>(name: &str, value: &str) -> Result<T> {
+    value.parse().map_err(|_| anyhow!("{name} takes a number, got `{value}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn options_stand_anywhere_and_have_defaults() {
+        let Command::Listen(args) = read("m.onnx").unwrap() else { panic!("listens") };
+        assert_eq!(
+            (args.source, args.settings, args.json),
+            (Source::Stdin, Settings::default(), false)
+        );
+        let line = "--hop 50 m.onnx --threshold=0.7 --threshold stop=0.9 a.wav --json --smooth 1";
+        let Command::Listen(args) = read(line).unwrap() else { panic!("listens") };
+        assert_eq!((args.model, args.source), ("m.onnx".into(), Source::Wav("a.wav".into())));
+        let expected = Settings {
+            hop_ms: 50,
+            smooth: 1,
+            threshold: 0.7,
+            thresholds: vec![("stop".into(), 0.9)],
+            ..Settings::default()
+        };
+        assert_eq!((args.settings, args.json), (expected, true));
+        let Command::Listen(args) = read("-- --m -").unwrap() else { panic!("listens") };
+        assert_eq!((args.model, args.source), ("--m".into(), Source::Stdin));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, words) in [
+            ("", "usage:"),
+            ("m a.wav b.wav", "not also b.wav"),
+            ("m --loud", "no option --loud"),
+            ("m --json=yes", "no option --json=yes"),
+            ("m --hop", "--hop takes a value"),
+            ("m --hop fast", "--hop takes a number, got `fast`"),
+            ("m --hop 15", "multiple of 10"),
+            ("m --threshold yes=2", "2 for `yes`"),
+        ] {
+            let message = read(line).unwrap_err().to_string();
+            assert!(message.contains(words), "{line}: {message}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `ssamba-kws`: prints the keywords of a live 16 kHz stream, or of a WAV file, as they are heard.
+//!
+//! Events go to stdout, words for people to stderr. Exit codes: 0 the stream ended, 2 usage or
+//! error.
+
+mod args;
+mod input;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use args::{Args, Command, Source};
+use serde::Serialize;
+use ssamba_kws::{Event, Spotter};
+
+/// One line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    label: &'a str,
+    score: f32,
+    time_s: f64,
+}
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os().skip(1)).and_then(|command| run(&command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Say(text) => Ok(io::stdout().write_all(text.as_bytes())?),
+        Command::Listen(args) => listen(args),
+    }
+}
+
+fn listen(args: &Args) -> Result<()> {
+    let feed = |spotter: &mut Spotter, samples: &[f32]| {
+        let mut printed = Ok(());
+        spotter.feed(samples, |event| {
+            if printed.is_ok() {
+                printed = print(&event, args.json);
+            }
+        })?;
+        Ok(printed?)
+    };
+    // What cannot be read is named before the model is opened, which takes longer.
+    match &args.source {
+        Source::Wav(path) => {
+            let mut wav = input::Wav::open(path)?;
+            let mut spotter = Spotter::open(&args.model, &args.settings)?;
+            wav.each(|samples| feed(&mut spotter, samples))
+        }
+        Source::Stdin => {
+            let stdin = input::raw_stdin()?;
+            let mut spotter = Spotter::open(&args.model, &args.settings)?;
+            input::each_raw(stdin, |samples| feed(&mut spotter, samples))
+        }
+    }
+}
+
+/// One event, at once: whoever reads acts on it.
+fn print(event: &Event, json: bool) -> io::Result<()> {
+    let Event { label, score, time_s, .. } = event;
+    let mut stdout = io::stdout().lock();
+    if json {
+        let line = Line { label, score: *score, time_s: *time_s };
+        serde_json::to_writer(&mut stdout, &line)?;
+        writeln!(stdout)?;
+    } else {
+        writeln!(stdout, "{time_s:9.3} s  {label} {score:.3}")?;
+    }
+    stdout.flush()
+}
+
+/// The reader of our output went away, as `head` does: no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
