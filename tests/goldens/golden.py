@@ -1,4 +1,4 @@
-"""Writes golden/*.safetensors next to this file: python golden.py [--full]  (--full adds tiny/small/base logits)."""
+"""Writes *.safetensors next to this file: python golden.py [--full]  (--full adds tiny/small/base logits)."""
 import math
 import sys
 from pathlib import Path
@@ -9,12 +9,11 @@ from safetensors.torch import save_file
 import fbank_torch as fb
 import ssamba_torch as sm
 
-OUT = Path(__file__).parent / "golden"
+OUT = Path(__file__).parent
 torch.set_grad_enabled(False)
 
 
 def write(name, **tensors):
-    OUT.mkdir(exist_ok=True)
     save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, OUT / f"{name}.safetensors")
     print(name, {k: tuple(v.shape) for k, v in tensors.items()} if len(tensors) < 12 else f"{len(tensors)} tensors")
 

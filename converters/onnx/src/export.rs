@@ -137,7 +137,7 @@ pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> 
     let norm = serde_json::to_value(model.norm())?;
     let network = format!(
         "d_model={} depth={} d_inner={} d_state={} patch={}x{} stride={}x{} grid={rows}x{columns} \
-         tokens={} head={} norm={} pairwise={} halve={}",
+         tokens={} head={} norm={} pairwise={} halve={} gflop={:.3}",
         config.d_model,
         config.depth,
         config.d_inner,
@@ -151,6 +151,7 @@ pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> 
         norm.as_str().unwrap_or_default(),
         recipe.pairwise,
         recipe.halve,
+        2.0 * config.macs(model.seq_len()) as f64 / 1e9,
     );
     Ok(Card {
         name: name.into(),

@@ -13,7 +13,7 @@ use ssamba_contract::{
     Card, Outputs, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
 };
-use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipes_for};
+use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipe::check_labels, recipes_for};
 
 /// What a checkpoint cannot tell, on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -51,6 +51,7 @@ impl Source {
             (None, None) => (Vec::new(), "none"),
         };
         recipe.labels = labels;
+        check_labels(&recipe.labels).with_context(|| checkpoint.display().to_string())?;
         let model =
             Model::new(weights, recipe).with_context(|| checkpoint.display().to_string())?;
         Ok(Self { model, sha256: sha256_of(checkpoint)?, recipe_origin, labels_origin })
@@ -75,12 +76,19 @@ fn find_recipe(
     if beside.is_file() {
         return Ok((Recipe::read(&beside)?, beside.display().to_string()));
     }
+    if let Some((n_mels, n_frames)) = weights.pretraining_input {
+        let mut recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
+        // Its patches do not overlap, and the file says what it took.
+        (recipe.front_end.n_mels, recipe.front_end.n_frames) = (n_mels, n_frames);
+        (recipe.stride_f, recipe.stride_t) = (weights.config.patch_f, weights.config.patch_t);
+        let named = fallback.filter(|name| *name != recipe.name).and_then(Recipe::built_in);
+        return Ok(match named {
+            Some(named) => (named, "named by the model's card".into()),
+            None => (recipe, "a pretraining checkpoint, its own input size".into()),
+        });
+    }
     if let Some(recipe) = fallback.and_then(Recipe::built_in) {
         return Ok((recipe, "named by the model's card".into()));
-    }
-    if weights.pretraining_input.is_some() {
-        let recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
-        return Ok((recipe, "a pretraining checkpoint".into()));
     }
     let fitting = recipes_for(&weights.config, weights.pos_embed.dim(0)?);
     bail!(
@@ -95,6 +103,7 @@ fn find_recipe(
 /// One label a line, or a table with a `display_name` column as upstream ships it.
 fn read_labels(path: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = text.trim_start_matches('\u{feff}');
     let lines: Vec<&str> =
         text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     ensure!(!lines.is_empty(), "{}: no labels in this file", path.display());
@@ -135,6 +144,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    ensure!(
+        !path.exists() || path.is_file(),
+        "cannot write {}: something that is no file is there",
+        path.display()
+    );
     ensure!(
         folder.is_dir(),
         "cannot write {}: there is no folder `{}`",

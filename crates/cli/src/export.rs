@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use ssamba_model::Head;
 
 use crate::{
     Answer,
@@ -24,7 +25,7 @@ pub struct Args {
     /// Name of the model in its card [default: the checkpoint's file name].
     #[arg(long)]
     name: Option<String>,
-    /// Put out the pooled embedding beside the logits.
+    /// Add the pooled embedding as a second output.
     #[arg(long)]
     embedding: bool,
     /// Lower layer by layer instead of two layers of a pair as one step.
@@ -46,11 +47,20 @@ pub fn export(
     name: Option<&str>,
     options: &ssamba_onnx::Options,
 ) -> Result<Exported> {
-    ensure!(
-        !is_same_file(checkpoint, output),
-        "{}: the file to write is the checkpoint itself, name another",
-        output.display()
-    );
+    let beside = checkpoint.with_extension("toml");
+    let named = recipe.recipe.as_deref().map(Path::new);
+    for (what, input) in [
+        ("the checkpoint", Some(checkpoint)),
+        ("the recipe", named),
+        ("the recipe", Some(&*beside)),
+        ("the list of labels", recipe.labels.as_deref()),
+    ] {
+        ensure!(
+            !input.is_some_and(|input| is_same_file(input, output)),
+            "{}: the file to write is {what} itself, name another",
+            output.display()
+        );
+    }
     // Hidden by itself where stderr is no terminal.
     let progress = ProgressBar::new_spinner()
         .with_style(ProgressStyle::with_template("{spinner} {msg}").context("a valid template")?);
@@ -108,6 +118,9 @@ pub fn run(args: &Args) -> Result<Answer> {
     }
     match weights.config.n_classes {
         None => terminal::note("no classifier in the checkpoint: the file puts out embeddings"),
+        Some(_) if recipe.head == Head::Features => {
+            terminal::note("a feature extractor: the classifier is left out");
+        }
         Some(classes) if recipe.labels.is_empty() => terminal::note(format!(
             "no labels: the {classes} classes are called by number; pass --labels FILE"
         )),

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ssamba_contract::{Card, Outputs, Session, Tensor, io::LOGITS};
 use ssamba_features::Extractor;
 
@@ -57,7 +57,15 @@ pub fn prepare(path: &Path, extractor: &mut Extractor) -> Result<Clip> {
 pub fn hear(session: &mut dyn Session, clip: &Clip) -> Result<Heard> {
     let start = Instant::now();
     let outputs = session.run(&clip.fbank)?;
-    Ok(Heard { outputs, milliseconds: start.elapsed().as_secs_f64() * 1e3 })
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    for (name, tensor) in outputs.iter() {
+        ensure!(
+            tensor.data().iter().all(|value| value.is_finite()),
+            "{}: the model's `{name}` is not finite: its weights are damaged",
+            session.provider()
+        );
+    }
+    Ok(Heard { outputs, milliseconds })
 }
 
 /// The `count` best classes of the first clip of the batch, best first. A head that gives several

@@ -51,6 +51,7 @@ enum Answer {
     /// Done, or yes.
     Yes,
     /// The check that was asked for did not hold.
+    #[cfg(feature = "convert")]
     No,
     /// Part of the work failed; the reasons are on stderr already.
     Failed,
@@ -59,6 +60,7 @@ enum Answer {
 fn main() -> ExitCode {
     match run(Args::parse().command) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
+        #[cfg(feature = "convert")]
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Failed) => ExitCode::from(2),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

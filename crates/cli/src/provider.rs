@@ -15,7 +15,7 @@ use crate::terminal;
 /// A runtime, as asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Provider {
-    /// The runtime that is always there: tract.
+    /// The runtime that is always there: tract where it is built in.
     Auto,
     /// Pure Rust, on the CPU.
     Tract,
@@ -26,7 +26,7 @@ pub enum Provider {
 /// How to open a model.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct RuntimeArgs {
-    /// Threads for one clip [default: one per core that this process may use].
+    /// Threads for one clip; tract's matrix products stay on one [default: one per core that this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// ONNX Runtime's shared library [default: ORT_DYLIB_PATH, beside this program, an installed Python package].
@@ -35,6 +35,7 @@ pub struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    #[cfg(any(feature = "tract", feature = "ort"))]
     fn threads(&self) -> Option<usize> {
         self.threads.map(usize::from)
     }
@@ -72,6 +73,20 @@ impl Provider {
             all.push(Self::Cpu);
         }
         all
+    }
+
+    /// Why this provider cannot be expected to work here, unless it was asked for.
+    #[cfg(feature = "convert")]
+    pub fn absent(self, args: &RuntimeArgs) -> Option<String> {
+        #[cfg(feature = "ort")]
+        if self == Self::Cpu
+            && args.ort_lib.is_none()
+            && std::env::var_os("ORT_DYLIB_PATH").is_none_or(|path| path.is_empty())
+        {
+            return ssamba_ort::library::load(None).err().map(|error| format!("{error:#}"));
+        }
+        let _ = args;
+        None
     }
 
     /// Its name, as in [`Session::provider`].

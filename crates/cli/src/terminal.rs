@@ -1,7 +1,5 @@
 //! Words for people, on stderr, and lines of data, on stdout.
 
-#![expect(clippy::print_stderr, reason = "the one place that writes to stderr")]
-
 use std::{
     fmt::Display,
     io::{self, Write},
@@ -9,20 +7,30 @@ use std::{
 
 /// Something worth knowing.
 pub fn note(text: impl Display) {
-    eprintln!("{text}");
+    write(text);
 }
 
 /// Something that may surprise.
 pub fn warning(text: impl Display) {
-    eprintln!("warning: {text}");
+    write(format_args!("warning: {text}"));
 }
 
 /// The chain of causes, on one line.
 pub fn error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    // Some libraries put a backtrace behind their first line.
+    let causes = error.chain().map(|cause| cause.to_string());
+    let lines: Vec<String> =
+        causes.map(|cause| cause.lines().next().unwrap_or_default().to_owned()).collect();
+    write(format_args!("error: {}", lines.join(": ")));
+}
+
+/// Nobody may be reading any more: that is no reason to stop.
+fn write(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// One line of data.
+#[cfg(feature = "convert")]
 pub fn say(text: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")
 }

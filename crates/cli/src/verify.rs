@@ -17,7 +17,7 @@ use crate::{
     terminal,
 };
 
-/// Hold a file against its checkpoint: candle against every runtime that is here.
+/// Check that a file computes what its checkpoint does, in every runtime that is here.
 #[derive(clap::Args)]
 pub struct Args {
     /// File written by `ssamba-edge export`.
@@ -92,9 +92,10 @@ pub fn open(
     let mut missing = Vec::new();
     if wanted.is_empty() {
         for provider in Provider::all() {
-            match provider.open(model, args) {
-                Ok(session) => sessions.push(session),
-                Err(error) => missing.push(format!("{}: {error:#}", provider.name())),
+            // What is not here is skipped, and said; what is here has to work.
+            match provider.absent(args) {
+                Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
+                None => sessions.push(provider.open(model, args)?),
             }
         }
     }
@@ -114,6 +115,13 @@ fn same_origin(card: &Card, source: &Source) -> Result<bool> {
         return Ok(false);
     }
     let ours = source.card(&card.name)?;
+    if (&ours.labels, ours.scores) != (&card.labels, card.scores) {
+        terminal::note(format!(
+            "the file was exported with other labels: its card says {:?} ({:?}), this recipe {:?} ({:?}); pass the same --labels",
+            card.labels, card.scores, ours.labels, ours.scores
+        ));
+        return Ok(false);
+    }
     if (&ours.network, &ours.front_end) != (&card.network, &card.front_end) {
         terminal::note(format!(
             "the file was exported with another recipe: its card says `{}` and {:?}, this one gives `{}` and {:?}",

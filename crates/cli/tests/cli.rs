@@ -259,6 +259,7 @@ fn wrong_input_gets_one_clear_sentence() {
         (with_recipe("nonsense"), "nonsense", "expected speech-commands"),
         (vec!["export", "kws12.pth", "-o", "no/such.onnx"], "no/such.onnx", "no folder `no`"),
         (vec!["export", "kws12.pth", "-o", "./kws12.pth"], "kws12.pth", "the checkpoint itself"),
+        (vec!["export", "kws12.pth", "-o", "kws12.toml"], "kws12.toml", "the recipe itself"),
         (vec!["inspect", "text.wav"], "text.wav", "not an ONNX file"),
         (
             vec!["run", "kws.onnx", "yes.wav", "--embedding"],
@@ -272,9 +273,13 @@ fn wrong_input_gets_one_clear_sentence() {
         let message = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert_eq!(stdout(&output), "", "{arguments:?}");
-        let error = message.lines().find(|line| line.starts_with("error: "));
-        let error = error.unwrap_or_else(|| panic!("{arguments:?}: {message}"));
-        assert!(error.contains(file) && error.contains(needle), "{arguments:?}: {message}");
+        let said: Vec<&str> =
+            message.lines().filter(|line| !line.starts_with("provider: ")).collect();
+        let [error] = said[..] else { panic!("{arguments:?}: {message}") };
+        assert!(
+            error.starts_with("error: ") && error.contains(file) && error.contains(needle),
+            "{arguments:?}: {message}"
+        );
         assert!(!message.contains("panicked"), "{arguments:?}: {message}");
     }
     assert_eq!(files(), before, "nothing was left behind");

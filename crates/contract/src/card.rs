@@ -80,6 +80,11 @@ pub enum CardError {
         /// What it holds.
         got: String,
     },
+    /// Settings of the front end that make no sense.
+    FrontEnd {
+        /// Which, and what was expected.
+        problem: String,
+    },
 }
 
 impl std::error::Error for CardError {}
@@ -95,6 +100,7 @@ impl fmt::Display for CardError {
                 f,
                 "the file's card has format `{got}`, expected {FORMAT}: use the ssamba-edge that wrote it, or export again"
             ),
+            Self::FrontEnd { problem } => write!(f, "the file's card says {problem}"),
             Self::Missing { key } => write!(f, "the file's card lacks `{key}`"),
             Self::Value { key, got } => {
                 write!(f, "the file's card says `{key}` = `{got}`, which cannot be read")
@@ -142,7 +148,7 @@ impl Card {
             }
             Ok(_) => {}
         }
-        Ok(Self {
+        let card = Self {
             name: entries.text("name")?.into(),
             labels: entries.json("labels")?,
             scores: entries.word("scores")?,
@@ -159,7 +165,11 @@ impl Card {
             checkpoint_sha256: entries.text("checkpoint_sha256")?.into(),
             converter: entries.text("converter")?.into(),
             network: entries.text("network")?.into(),
-        })
+        };
+        match card.front_end.problem() {
+            Some(problem) => Err(CardError::FrontEnd { problem }),
+            None => Ok(card),
+        }
     }
 
     /// Label of class `index`; a class without a label is called by its number.
@@ -252,6 +262,12 @@ mod tests {
         let message = Card::from_metadata(&broken).unwrap_err().to_string();
         assert!(message.contains("`ssamba.n_frames` = `many`"), "{message}");
         assert_eq!(Card::from_metadata(&BTreeMap::new()), Err(CardError::NotOurs));
+        for (key, value) in [("mean", "1e308"), ("std", "1e-320"), ("n_mels", "1000000000")] {
+            let mut absurd = card().to_metadata();
+            absurd.insert(format!("ssamba.{key}"), value.into());
+            let error = Card::from_metadata(&absurd).unwrap_err();
+            assert!(matches!(error, CardError::FrontEnd { .. }), "{error}");
+        }
     }
 
     #[test]

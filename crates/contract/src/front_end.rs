@@ -36,6 +36,28 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
+    /// What no front end can be built from, if anything: settings come from files, and sizes decide
+    /// how much memory is asked for.
+    pub fn problem(&self) -> Option<String> {
+        let Self { sample_rate, n_mels, n_frames, mean, std, .. } = *self;
+        let scale = (2.0 * std) as f32;
+        if !(1_000..=768_000).contains(&sample_rate) {
+            return Some(format!("sample rate {sample_rate} Hz, expected 1000 to 768000"));
+        }
+        if !(1..=1_024).contains(&n_mels) {
+            return Some(format!("{n_mels} mel bins, expected 1 to 1024"));
+        }
+        if !(1..=1_000_000).contains(&n_frames) {
+            return Some(format!("{n_frames} frames, expected 1 to 1000000"));
+        }
+        if !(mean as f32).is_finite() || !scale.is_normal() || scale < 0.0 {
+            return Some(format!(
+                "mean {mean} and deviation {std}, which cannot normalise anything"
+            ));
+        }
+        None
+    }
+
     /// Length in seconds of audio that fills all frames: longer input is cut.
     pub fn window_seconds(&self) -> f64 {
         (self.n_frames as f64 - 1.0) * 0.010 + 0.025

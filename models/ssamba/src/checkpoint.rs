@@ -51,7 +51,14 @@ impl Checkpoint {
                 path.display()
             ),
         };
-        Ok(Self::from_tensors(path, tensors))
+        let count = tensors.len();
+        let checkpoint = Self::from_tensors(path, tensors);
+        ensure!(
+            checkpoint.tensors.len() == count,
+            "{}: some names are there twice, with and without `module.` in front",
+            path.display()
+        );
+        Ok(checkpoint)
     }
 
     /// Wraps tensors that are in memory already; `path` is only for messages.

@@ -1,5 +1,7 @@
 //! Sizes of a network, all inferred from a checkpoint's tensors.
 
+use ssamba_contract::op;
+
 /// Kind of the layer norms and the final norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,7 +39,30 @@ pub struct Config {
     pub n_classes: Option<usize>,
 }
 
+/// Largest of each size that is taken for a network and not for damage.
+const LARGEST: usize = 1 << 16;
+
 impl Config {
+    /// A size that no network has, if there is one.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let Self { d_model, depth, d_inner, d_state, d_conv, dt_rank, patch_f, patch_t, n_classes } =
+            *self;
+        let bounded = [
+            ("d_model", d_model, LARGEST),
+            ("number of layers", depth, 1 << 12),
+            ("d_inner", d_inner, LARGEST),
+            ("d_state", d_state, op::MAX_D_STATE),
+            ("d_conv", d_conv, op::short_conv::MAX_TAPS),
+            ("dt_rank", dt_rank, LARGEST),
+            ("patch height", patch_f, LARGEST),
+            ("patch width", patch_t, LARGEST),
+            ("number of classes", n_classes.unwrap_or(1), LARGEST),
+        ];
+        let (name, size, largest) =
+            bounded.into_iter().find(|(_, size, largest)| !(1..=*largest).contains(size))?;
+        Some(format!("its {name} is {size}, expected 1 to {largest}"))
+    }
+
     /// Columns of `x_proj`: step rank, then B, then C.
     pub fn x_proj_width(&self) -> usize {
         self.dt_rank + 2 * self.d_state

@@ -207,6 +207,10 @@ pub struct Encoded {
 fn positions(weights: &Weights, recipe: &Recipe, grid: (usize, usize)) -> Result<Tensor> {
     let config = &weights.config;
     if let Some((n_mels, n_frames)) = weights.pretraining_input {
+        ensure!(
+            n_mels >= config.patch_f && n_frames >= config.patch_t,
+            "the checkpoint was pretrained on {n_mels} mel bins by {n_frames} frames, less than a patch"
+        );
         // Pretraining patches do not overlap.
         let from = (n_mels / config.patch_f, n_frames / config.patch_t);
         return pos_embed::resample(&weights.pos_embed, from, grid);

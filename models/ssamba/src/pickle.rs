@@ -57,7 +57,9 @@ fn decode(mut pickle: &[u8]) -> Result<Object> {
     let mut stack = Stack::empty();
     let mut done = false;
     while !done {
-        done = stack.read(&mut pickle).context("its data.pkl cannot be decoded")?;
+        done = stack.read(&mut pickle).context(
+            "its data.pkl cannot be decoded; save the plain state dict: torch.save(model.state_dict(), path)",
+        )?;
         if let Some(Object::Class { module_name, class_name }) = stack.stack().last() {
             ensure!(
                 is_known_global(module_name, class_name),
@@ -171,6 +173,9 @@ impl StoredTensor {
     /// Gathers the view's elements in row-major order; `None` when the storage is too short.
     fn contiguous_bytes(&self, storage: &[u8], item: usize) -> Option<Vec<u8>> {
         let count = self.size.iter().try_fold(1_usize, |n, &size| n.checked_mul(size))?;
+        if count > storage.len() / item {
+            return None;
+        }
         let mut out = Vec::with_capacity(count.min(storage.len()).checked_mul(item)?);
         let mut position = vec![0_usize; self.size.len()];
         for _ in 0..count {

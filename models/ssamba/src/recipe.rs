@@ -246,30 +246,29 @@ impl Recipe {
             let line = text[..start].matches('\n').count() + 1;
             anyhow!("line {line}: {}", error.message())
         })?;
-        ensure!(file.frames > 0 && file.mel_bins > 0, "`frames` and `mel_bins` must be positive");
         ensure!(
             file.stride[0] > 0 && file.stride[1] > 0,
             "`stride` is {:?}, expected two positive numbers",
             file.stride
         );
-        ensure!(
-            file.mean.is_finite() && file.std.is_finite() && file.std > 0.0,
-            "`mean` {} and `std` {} must be finite, `std` positive",
-            file.mean,
-            file.std
-        );
+        let front_end = FrontEnd {
+            sample_rate: file.sample_rate,
+            n_mels: file.mel_bins,
+            n_frames: file.frames,
+            mean: file.mean,
+            std: file.std,
+            order: file.order.unwrap_or(Order::PadThenNormalise),
+            subtract_clip_mean: file.subtract_clip_mean,
+        };
+        if let Some(problem) = front_end.problem() {
+            bail!("{problem}");
+        }
+        let labels = file.labels.unwrap_or_default();
+        check_labels(&labels)?;
         Ok(Self {
             name: file.name.unwrap_or_else(|| name.into()),
-            labels: file.labels.unwrap_or_default(),
-            front_end: FrontEnd {
-                sample_rate: file.sample_rate,
-                n_mels: file.mel_bins,
-                n_frames: file.frames,
-                mean: file.mean,
-                std: file.std,
-                order: file.order.unwrap_or(Order::PadThenNormalise),
-                subtract_clip_mean: file.subtract_clip_mean,
-            },
+            labels,
+            front_end,
             stride_f: file.stride[0],
             stride_t: file.stride[1],
             head: file.head,
@@ -335,6 +334,20 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// Labels end up in terminals and in lines of output.
+///
+/// # Errors
+/// Names the first label that is empty or holds control characters.
+pub fn check_labels(labels: &[String]) -> Result<()> {
+    for (index, label) in labels.iter().enumerate() {
+        ensure!(
+            !label.trim().is_empty() && !label.contains(char::is_control),
+            "label {index} is {label:?}, expected printable text"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::{DType, Tensor};
 
 use crate::{
@@ -103,12 +103,23 @@ pub struct Weights {
 }
 
 /// Names that are there and do not matter, with the reason.
-const UNUSED: [(&str, &str); 5] = [
-    ("v.head.", "a 1000-class head that the network never calls"),
-    ("p_input_", "the size of the pretraining input"),
-    ("mask_embed", "the mask token of pretraining"),
-    ("cpredlayer.", "the discriminative head of pretraining"),
-    ("gpredlayer.", "the generative head of pretraining"),
+const UNUSED: [(&str, &[&str]); 4] = [
+    ("a 1000-class head that the network never calls", &["v.head.weight", "v.head.bias"]),
+    ("the size of the pretraining input", &["p_input_fdim", "p_input_tdim"]),
+    ("the mask token of pretraining", &["mask_embed"]),
+    (
+        "a prediction head of pretraining",
+        &[
+            "cpredlayer.0.weight",
+            "cpredlayer.0.bias",
+            "cpredlayer.2.weight",
+            "cpredlayer.2.bias",
+            "gpredlayer.0.weight",
+            "gpredlayer.0.bias",
+            "gpredlayer.2.weight",
+            "gpredlayer.2.bias",
+        ],
+    ),
 ];
 
 /// Everything wrong with a checkpoint's names and shapes.
@@ -228,7 +239,7 @@ fn audit(tensors: &BTreeMap<String, Tensor>) -> Result<(Audit, Option<Weights>)>
     let unused: Vec<(String, &'static str)> = tensors
         .keys()
         .filter_map(|name| {
-            let (_, why) = UNUSED.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+            let (why, _) = UNUSED.iter().find(|(_, names)| names.contains(&name.as_str()))?;
             Some((name.clone(), *why))
         })
         .collect();
@@ -267,52 +278,72 @@ fn pretraining_input(tensors: &BTreeMap<String, Tensor>) -> Result<Option<(usize
         let Some(tensor) = tensors.get(name) else { return Ok(None) };
         let values = tensor.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
         match values.as_slice() {
-            [value] if *value > 0 => Ok(Some(*value as usize)),
-            _ => bail!("`{name}` is {values:?}, expected one positive number"),
+            [value] if (1..=1_000_000).contains(value) => Ok(Some(*value as usize)),
+            _ => bail!("`{name}` is {values:?}, expected one number from 1 to 1000000"),
         }
     };
-    Ok(scalar("p_input_fdim")?.zip(scalar("p_input_tdim")?))
+    match (scalar("p_input_fdim")?, scalar("p_input_tdim")?) {
+        (Some(n_mels), Some(n_frames)) => Ok(Some((n_mels, n_frames))),
+        (None, None) => Ok(None),
+        _ => bail!("one of `p_input_fdim` and `p_input_tdim` is missing"),
+    }
 }
 
 /// Infers all sizes; each from the first tensor that tells it.
 fn infer(tensors: &BTreeMap<String, Tensor>) -> Result<Config> {
     let dims = |name: &str| tensors.get(name).map(Tensor::dims);
-    let layer_index = |name: &str| name.strip_prefix("v.layers.")?.split('.').next()?.parse().ok();
-    let depth = tensors.keys().filter_map(|name| layer_index(name)).max().map(|n: usize| n + 1);
+    let layer_index =
+        |name: &str| name.strip_prefix("v.layers.")?.split('.').next()?.parse::<u32>().ok();
+    let depth = tensors.keys().filter_map(|name| layer_index(name)).max();
+    let depth = depth.map(|last| last as usize + 1);
     // Any layer will do, so that one missing tensor does not hide the sizes.
     let of_mixer = |leaf: &str, axis: usize| {
         (0..depth.unwrap_or(0))
             .find_map(|layer| dims(&format!("v.layers.{layer}.mixer.{leaf}"))?.get(axis).copied())
     };
     let patch = dims("v.patch_embed.proj.weight");
-    let sizes = (|| {
-        let d_model = of_mixer("in_proj.weight", 1)
-            .or_else(|| dims("v.cls_token")?.last().copied())
-            .or_else(|| patch?.first().copied())?;
-        Some(Config {
-            d_model,
-            depth: depth?,
-            d_inner: of_mixer("A_log", 0).or_else(|| of_mixer("D", 0))?,
-            d_state: of_mixer("A_log", 1).or_else(|| of_mixer("A_b_log", 1))?,
-            d_conv: of_mixer("conv1d.weight", 2).or_else(|| of_mixer("conv1d_b.weight", 2))?,
-            dt_rank: of_mixer("dt_proj.weight", 1).or_else(|| of_mixer("dt_proj_b.weight", 1))?,
-            patch_f: patch?.get(2).copied()?,
-            patch_t: patch?.get(3).copied()?,
-            n_classes: dims("mlp_head.1.weight")
-                .or_else(|| dims("mlp_head.1.bias"))
-                .and_then(|dims| dims.first().copied()),
-        })
-    })();
-    sizes.ok_or_else(|| {
-        let examples: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
-        anyhow!(
-            "not an SSAMBA checkpoint: the sizes cannot be inferred, expected names such as \
-             `v.cls_token`, `v.patch_embed.proj.weight` and `v.layers.0.mixer.A_log`, found {} names{}{}",
-            tensors.len(),
-            if examples.is_empty() { "" } else { " such as " },
-            examples.join(", ")
-        )
-    })
+    let needed = [
+        (
+            "v.layers.*.mixer.in_proj.weight or v.cls_token",
+            of_mixer("in_proj.weight", 1).or_else(|| dims("v.cls_token")?.last().copied()),
+        ),
+        ("v.layers.*", depth),
+        ("v.layers.*.mixer.A_log or D", of_mixer("A_log", 0).or_else(|| of_mixer("D", 0))),
+        (
+            "v.layers.*.mixer.A_log or A_b_log",
+            of_mixer("A_log", 1).or_else(|| of_mixer("A_b_log", 1)),
+        ),
+        (
+            "v.layers.*.mixer.conv1d.weight or conv1d_b.weight",
+            of_mixer("conv1d.weight", 2).or_else(|| of_mixer("conv1d_b.weight", 2)),
+        ),
+        (
+            "v.layers.*.mixer.dt_proj.weight or dt_proj_b.weight",
+            of_mixer("dt_proj.weight", 1).or_else(|| of_mixer("dt_proj_b.weight", 1)),
+        ),
+        ("v.patch_embed.proj.weight", patch.and_then(|dims| dims.get(2).copied())),
+        ("v.patch_embed.proj.weight", patch.and_then(|dims| dims.get(3).copied())),
+    ];
+    let mut missing: Vec<&str> =
+        needed.iter().filter(|(_, size)| size.is_none()).map(|(name, _)| *name).collect();
+    missing.dedup();
+    let sizes = needed.map(|(_, size)| size.unwrap_or_default());
+    let [d_model, depth, d_inner, d_state, d_conv, dt_rank, patch_f, patch_t] = sizes;
+    ensure!(
+        missing.is_empty(),
+        "not an SSAMBA checkpoint, or not a whole one: among its {} names there is no {}",
+        tensors.len(),
+        missing.join(", no ")
+    );
+    let n_classes = dims("mlp_head.1.weight")
+        .or_else(|| dims("mlp_head.1.bias"))
+        .and_then(|dims| dims.first().copied());
+    let config =
+        Config { d_model, depth, d_inner, d_state, d_conv, dt_rank, patch_f, patch_t, n_classes };
+    match config.problem() {
+        Some(problem) => bail!("not an SSAMBA checkpoint: {problem}"),
+        None => Ok(config),
+    }
 }
 
 /// Takes tensors by name and notes everything that does not fit.

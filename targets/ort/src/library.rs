@@ -35,7 +35,9 @@ const INSTALL: &str = "python3 -m pip install onnxruntime";
 
 /// Prints the folder of the `onnxruntime` package, without importing it.
 const PYTHON: &str = "\
-import importlib.util
+import importlib.util, sys
+# `-c` puts the current folder first: a library must not be taken from among somebody's recordings.
+sys.path = [folder for folder in sys.path if folder]
 spec = importlib.util.find_spec('onnxruntime')
 for folder in (spec.submodule_search_locations if spec else None) or []:
     print(folder)
@@ -89,7 +91,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Named => "named by the caller",
+            Self::Named => "as asked for",
             Self::Variable => "named by ORT_DYLIB_PATH",
             Self::Executable => "beside the executable",
             Self::Python => "in the Python package",
@@ -248,7 +250,7 @@ impl<P: FnOnce() -> Vec<PathBuf>> Search<P> {
             looked.push(format!("`{}`", folder.display()));
         }
         bail!(
-            "found no ONNX Runtime library: get one with `{INSTALL}`, or name the file; looked at \
+            "found no ONNX Runtime library: get one with `{INSTALL}`, or name its file by --ort-lib or ORT_DYLIB_PATH; looked at \
              {}",
             looked.join(", ")
         )
@@ -350,7 +352,7 @@ mod tests {
         let folder = folder_with(&[&format!("bin/{PLAIN_NAME}")]);
         let executable = Some(folder.path().join("bin"));
         for (named, variable, origin) in [
-            (Some("nowhere.so".into()), None, "named by the caller"),
+            (Some("nowhere.so".into()), None, "as asked for"),
             (None, Some("nowhere.so".into()), "named by ORT_DYLIB_PATH"),
         ] {
             let search = Search { named, variable, executable: executable.clone(), ..search() };

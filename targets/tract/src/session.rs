@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
+use ssamba_contract::{
+    Card, Outputs, Session, Tensor,
+    io::FBANK,
+    op::{DOMAIN, VERSION},
+};
 use tract_onnx::{
     pb::ModelProto,
     prelude::{
@@ -71,6 +75,10 @@ impl TractSession {
         let proto = onnx
             .proto_model_for_read(&mut &*bytes)
             .map_err(|_| anyhow!("it is not an ONNX model"))?;
+        let version = proto.opset_import.iter().find(|opset| opset.domain == DOMAIN);
+        if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
+            bail!("its operators are of version {}, this program has {VERSION}", opset.version);
+        }
         let card = card(&proto)?;
         let outputs =
             proto.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.clone());
