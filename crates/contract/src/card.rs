@@ -3,9 +3,13 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use crate::front_end::{FrontEnd, Order};
+use crate::{
+    front_end::{FrontEnd, Order},
+    io::{FBANK, Tensor},
+};
 
 /// Version of the set of keys.
 pub const FORMAT: u32 = 1;
@@ -169,6 +173,24 @@ impl Card {
         match card.front_end.problem() {
             Some(problem) => Err(CardError::FrontEnd { problem }),
             None => Ok(card),
+        }
+    }
+
+    /// Checks that `fbank` has the shape that the model takes and returns it; every runtime asks
+    /// this first.
+    ///
+    /// # Errors
+    /// Names the shape found and the one expected.
+    pub fn check_input(&self, fbank: &Tensor) -> anyhow::Result<[usize; 3]> {
+        let FrontEnd { n_frames, n_mels, .. } = self.front_end;
+        match *fbank.shape() {
+            [batch, frames, mels] if batch > 0 && (frames, mels) == (n_frames, n_mels) => {
+                Ok([batch, frames, mels])
+            }
+            ref got => bail!(
+                "`{FBANK}` has shape {got:?}, expected [batch, {n_frames}, {n_mels}] with a batch of at \
+                 least 1"
+            ),
         }
     }
 

@@ -85,14 +85,7 @@ impl Session for OrtSession {
     }
 
     fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
-        let (n_frames, n_mels) = (self.card.front_end.n_frames, self.card.front_end.n_mels);
-        match *fbank.shape() {
-            [batch, frames, mels] if batch > 0 && frames == n_frames && mels == n_mels => {}
-            ref got => bail!(
-                "cpu: `{FBANK}` has shape {got:?}, expected [batch, {n_frames}, {n_mels}] with a batch \
-                 of at least 1"
-            ),
-        }
+        self.card.check_input(fbank).context("cpu")?;
         let input = TensorRef::from_array_view((fbank.shape(), fbank.data())).map_err(readable)?;
         let outputs =
             self.graph.run(inputs![FBANK => input]).map_err(readable).context("cpu: run failed")?;

@@ -114,16 +114,7 @@ impl Session for TractSession {
     }
 
     fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
-        let (n_frames, n_mels) = (self.card.front_end.n_frames, self.card.front_end.n_mels);
-        let shape = match *fbank.shape() {
-            [batch, frames, mels] if batch > 0 && frames == n_frames && mels == n_mels => {
-                [batch, frames, mels]
-            }
-            ref got => bail!(
-                "tract: `{FBANK}` has shape {got:?}, expected [batch, {n_frames}, {n_mels}] with a \
-                 batch of at least 1"
-            ),
-        };
+        let shape = self.card.check_input(fbank).context("tract")?;
         let plan = self.plan(shape)?;
         let values = guarded(|| {
             let input = tract_onnx::prelude::Tensor::from_shape(&shape, fbank.data())?;
