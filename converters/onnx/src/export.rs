@@ -1,6 +1,6 @@
 //! A model and its card to one `.onnx` file.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto};
 use protobuf::Message;
 use ssamba_contract::{
@@ -122,16 +122,11 @@ fn outputs(
 /// The card of a model: what its recipe and sizes say, plus where it came from.
 ///
 /// # Errors
-/// When there are labels, but not one for each class.
+/// When the recipe's words cannot be spelled; [`Model::new`] has checked that there is a label for
+/// each class.
 pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> {
     let recipe = model.recipe();
     let config = &model.weights().config;
-    if let Some(classes) = config.n_classes
-        && !recipe.labels.is_empty()
-        && recipe.labels.len() != classes
-    {
-        bail!("{} labels were given for {classes} classes", recipe.labels.len());
-    }
     let (rows, columns) = model.grid();
     let head = serde_json::to_value(recipe.head)?;
     let norm = serde_json::to_value(model.norm())?;

@@ -68,25 +68,23 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
         bytes.len() as f64 / 1e6
     ));
 
-    let (sessions, missing) = open(&file, &[], runtime)?;
+    let (mut sessions, missing) = open(&file, &[], runtime)?;
     let card = source.card("kws12")?;
     let inputs = inputs(&card, &clips)?;
     terminal::note("\nverified on the clips:");
-    let agreements = compare(CandleSession::new(source.model, card), sessions, &inputs)?;
+    let agreements = compare(CandleSession::new(source.model, card), &mut sessions, &inputs)?;
     print(&agreements, ATOL)?;
     for reason in missing {
         terminal::note(format!("not compared: {reason}"));
     }
 
-    let (sessions, _) = open(&file, &[], runtime)?;
     for mut session in sessions {
         terminal::note(format!("\nheard by {}:", session.provider()));
         let mut extractor = Extractor::new(&session.card().front_end)?;
         for clip in &clips {
             let name = clip.file_name().unwrap_or_default().to_string_lossy();
             let clip = prepare(clip, &mut extractor)?;
-            // The first run of a shape plans it.
-            hear(session.as_mut(), &clip)?;
+            // Verifying has planned the shape already.
             let heard = hear(session.as_mut(), &clip)?;
             for score in top(session.card(), &heard.outputs, 1) {
                 terminal::say(format!(

@@ -60,7 +60,7 @@ impl Agreement {
 
 pub fn run(args: &Args) -> Result<Answer> {
     ensure!(args.atol >= 0.0, "--atol is {}, expected a number that is not negative", args.atol);
-    let (sessions, missing) = open(&args.model, &args.provider, &args.runtime)?;
+    let (mut sessions, missing) = open(&args.model, &args.provider, &args.runtime)?;
     let card = match sessions.first() {
         Some(session) => session.card().clone(),
         None => bail!("no runtime to verify with: {}", missing.join("; ")),
@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     }
     let inputs = inputs(&card, &args.audio)?;
     let reference = CandleSession::new(source.model, card);
-    let agreements = compare(reference, sessions, &inputs)?;
+    let agreements = compare(reference, &mut sessions, &inputs)?;
     print(&agreements, args.atol)?;
     for reason in &missing {
         terminal::note(format!("not compared: {reason}"));
@@ -158,12 +158,12 @@ fn noise(card: &Card, seed: u64) -> Result<Tensor> {
 /// Runs every input everywhere.
 pub fn compare(
     mut reference: CandleSession,
-    sessions: Sessions,
+    sessions: &mut [Box<dyn Session>],
     inputs: &[Tensor],
 ) -> Result<Vec<Agreement>> {
     let wanted = inputs.iter().map(|input| reference.run(input)).collect::<Result<Vec<_>>>()?;
     let mut agreements = Vec::new();
-    for mut session in sessions {
+    for session in sessions {
         let provider = session.provider().to_owned();
         let mut agreement =
             Agreement { provider, max_abs_error: 0.0, same_top: Some(0), clips: inputs.len() };
