@@ -57,7 +57,7 @@ fn the_onnx_project_s_checker_passes() {
     let files: Vec<Exported> = [(true, false), (true, true), (false, false)]
         .into_iter()
         .map(|(pair_fusion, embedding)| {
-            let options = Options { pair_fusion, embedding };
+            let options = Options { pair_fusion, embedding, ..Default::default() };
             Exported::new(&checkpoint, recipe.clone(), &options).unwrap()
         })
         .collect();

@@ -120,7 +120,7 @@ fn every_option_of_a_recipe() {
         ("per second", &dasl, dasl_recipe),
     ] {
         for pair_fusion in [true, false] {
-            let options = Options { pair_fusion, embedding: true };
+            let options = Options { pair_fusion, embedding: true, ..Options::default() };
             let form = if pair_fusion { "fused" } else { "layers" };
             check(&format!("{what}, {form}"), checkpoint, recipe.clone(), &options);
         }

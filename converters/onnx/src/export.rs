@@ -12,7 +12,7 @@ use ssamba_model::{Head, Model, head::SECONDS};
 use crate::{
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
-    graph::{Axis, Constants, GraphBuilder, Value, float_value},
+    graph::{Axis, Constants, GraphBuilder, Precision, Value, float_value},
     lower::{
         block::Encoder,
         head::{Results, head},
@@ -27,11 +27,15 @@ pub struct Options {
     pub pair_fusion: bool,
     /// Put out the pooled embedding beside the logits.
     pub embedding: bool,
+    /// Of the layers: in half precision the residual, the sequences of the mixers and their matrices
+    /// are `f16`; the norms, the convolutions, the state of the scan and its parameters, the patch
+    /// embedding and the head compute in `f32`, and so do input and outputs.
+    pub precision: Precision,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pair_fusion: true, embedding: false }
+        Self { pair_fusion: true, embedding: false, precision: Precision::F32 }
     }
 }
 
@@ -51,6 +55,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         reverse: reverse.clone(),
         d_inner: config.d_inner,
         d_conv: config.d_conv,
+        precision: options.precision,
     };
     let scan = ScanConfiguration {
         groups,
@@ -59,12 +64,20 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
+        precision: options.precision,
     };
 
     let mut g = GraphBuilder::new(Constants::Initializers);
-    let encoder = Encoder { model, conv: &conv, scan: &scan };
-    let tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
-    let (rho, k) = encoder.layers(&mut g, tokens, fuse)?;
+    let precision = options.precision;
+    let encoder = Encoder { model, conv: &conv, scan: &scan, precision };
+    let mut tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
+    if precision != Precision::F32 {
+        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
+    }
+    let (mut rho, k) = encoder.layers(&mut g, tokens, fuse)?;
+    if precision != Precision::F32 {
+        rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
+    }
     let results = head(&mut g, &encoder, &rho, k)?;
     let output = outputs(&mut g, model, &results, options);
 

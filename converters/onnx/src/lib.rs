@@ -15,4 +15,5 @@ mod lower;
 pub use conv_function::conv_model;
 pub use export::{Options, card, export};
 pub use function::scan_model;
+pub use graph::Precision;
 pub use inspect::{Inspection, inspect};

@@ -31,6 +31,27 @@ pub struct Args {
     /// Lower layer by layer instead of two layers of a pair as one step.
     #[arg(long)]
     no_pair_fusion: bool,
+    /// Of the layers. `fp16` is for GPUs; state, norms, input and outputs stay in `fp32`.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Precision {
+    /// Single precision.
+    #[default]
+    Fp32,
+    /// Half precision.
+    Fp16,
+}
+
+impl From<Precision> for ssamba_onnx::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Fp32 => Self::F32,
+            Precision::Fp16 => Self::F16,
+        }
+    }
 }
 
 /// What was written.
@@ -87,8 +108,11 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
-    let options =
-        ssamba_onnx::Options { pair_fusion: !args.no_pair_fusion, embedding: args.embedding };
+    let options = ssamba_onnx::Options {
+        pair_fusion: !args.no_pair_fusion,
+        embedding: args.embedding,
+        precision: args.precision.into(),
+    };
     let name = args.name.as_deref();
     let Exported { source, bytes } =
         export(&args.checkpoint, &args.output, &args.recipe, name, &options)?;
