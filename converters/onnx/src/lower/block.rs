@@ -12,6 +12,7 @@
 //! pair read the same `rho`, so nothing orders them: by default they are lowered as one step.
 
 use anyhow::Result;
+use ssamba_contract::Lowering;
 use ssamba_model::{
     Config, Model, NORM_EPS, NormKind,
     weights::{LayerWeights, NormWeights},
@@ -32,6 +33,7 @@ pub(crate) struct Encoder<'a> {
     pub(crate) model: &'a Model,
     pub(crate) conv: &'a ConvConfiguration,
     pub(crate) scan: &'a ScanConfiguration,
+    pub(crate) lowering: Lowering,
 }
 
 impl Encoder<'_> {

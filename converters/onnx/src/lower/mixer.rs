@@ -1,4 +1,5 @@
-//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams.
+//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams; see
+//! [`chunk`] for the lowering without them.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
@@ -6,7 +7,7 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
-use ssamba_contract::op;
+use ssamba_contract::{Lowering, op};
 use ssamba_model::{
     Config,
     weights::{MixerWeights, StreamWeights},
@@ -14,6 +15,7 @@ use ssamba_model::{
 
 use super::{
     block::Encoder,
+    chunk,
     matrix::{Matrix, vector},
 };
 use crate::{
@@ -31,7 +33,7 @@ pub(crate) struct Oriented<'a> {
 
 impl<'a> Oriented<'a> {
     /// The parameters that walk left to right, then those that walk right to left.
-    fn streams(self) -> [&'a StreamWeights; 2] {
+    pub(crate) fn streams(self) -> [&'a StreamWeights; 2] {
         match self.reversed {
             false => [&self.mixer.forward, &self.mixer.reverse],
             true => [&self.mixer.reverse, &self.mixer.forward],
@@ -106,8 +108,13 @@ pub(crate) fn mixers(
         .try_into()
         .map_err(|_| anyhow::anyhow!("a split in two has two outputs"))?;
 
-    let u = short_conv(g, encoder.conv, mixers, &x)?;
-    let y = selective_scan(g, config, mixers, encoder.scan, &u, &z)?;
+    let y = match encoder.lowering {
+        Lowering::Function => {
+            let u = short_conv(g, encoder.conv, mixers, &x)?;
+            selective_scan(g, config, mixers, encoder.scan, &u, &z)?
+        }
+        Lowering::Chunk => chunk::mixers(g, config, mixers, encoder.model.seq_len(), &x, &z)?,
+    };
 
     let out = mixers
         .iter()
