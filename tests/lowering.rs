@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ssamba_contract::Lowering;
 use ssamba_onnx::{Options, inspect};
 use ssamba_tests::{
     python,
@@ -35,11 +36,20 @@ fn op_counts_of_the_keyword_model() {
     insta::assert_debug_snapshot!(ops(&exported(&Options::default())));
 }
 
+/// Moderate: the nodes of a pair grow with the square root of the tokens.
+#[test]
+fn op_counts_of_the_keyword_model_in_chunks() {
+    let options = Options { lowering: Lowering::Chunk, ..Options::default() };
+    insta::assert_debug_snapshot!(ops(&exported(&options)));
+}
+
 #[test]
 fn exporting_again_gives_the_same_bytes() {
-    let options = Options { embedding: true, ..Options::default() };
-    let read = || std::fs::read(exported(&options).path()).unwrap();
-    assert!(read() == read());
+    for lowering in [Lowering::Function, Lowering::Chunk] {
+        let options = Options { embedding: true, lowering, ..Options::default() };
+        let read = || std::fs::read(exported(&options).path()).unwrap();
+        assert!(read() == read());
+    }
 }
 
 /// No tensor is flipped anywhere: every slice steps forward, and nothing else could reverse.
@@ -57,7 +67,7 @@ fn the_onnx_project_s_checker_passes() {
     let files: Vec<Exported> = [(true, false), (true, true), (false, false)]
         .into_iter()
         .map(|(pair_fusion, embedding)| {
-            let options = Options { pair_fusion, embedding, ..Default::default() };
+            let options = Options { pair_fusion, embedding, ..Options::default() };
             Exported::new(&checkpoint, recipe.clone(), &options).unwrap()
         })
         .collect();

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto};
 use protobuf::Message;
 use ssamba_contract::{
-    Card,
+    Card, Lowering,
     io::{EMBEDDING, FBANK, FEATURES, LOGITS},
 };
 use ssamba_model::{Head, Model, head::SECONDS};
@@ -31,16 +31,26 @@ pub struct Options {
     /// are `f16`; the norms, the convolutions, the state of the scan and its parameters, the patch
     /// embedding and the head compute in `f32`, and so do input and outputs.
     pub precision: Precision,
+    /// How convolutions and recurrences are written.
+    pub lowering: Lowering,
+    /// Clips that a run takes; `None` leaves it free.
+    pub batch: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pair_fusion: true, embedding: false, precision: Precision::F32 }
+        Self {
+            pair_fusion: true,
+            embedding: false,
+            precision: Precision::default(),
+            lowering: Lowering::default(),
+            batch: None,
+        }
     }
 }
 
-/// Lowers `model` to the bytes of an `.onnx` file that carries `card`; the same input always gives
-/// the same bytes.
+/// Lowers `model` to the bytes of an `.onnx` file that carries `card`, with what `options` say of the
+/// file entered; the same input always gives the same bytes.
 ///
 /// # Errors
 /// When the model's tensors cannot be read, or the file would pass protobuf's limit of 2 GiB.
@@ -69,7 +79,8 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
 
     let mut g = GraphBuilder::new(Constants::Initializers);
     let precision = options.precision;
-    let encoder = Encoder { model, conv: &conv, scan: &scan, precision };
+    let encoder =
+        Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
     let mut tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
     if precision != Precision::F32 {
         tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
@@ -83,21 +94,30 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
 
     let front_end = &card.front_end;
     let input_axes =
-        [Axis::Named("batch"), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
+        [batch(options), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
     let graph = GraphProto {
         name: "ssamba".into(),
         input: vec![float_value(FBANK, &input_axes)],
         output,
         ..g.into_graph()
     };
+    let functions = match options.lowering {
+        Lowering::Function => vec![conv.function(), scan.function()],
+        Lowering::Chunk => Vec::new(),
+    };
+    let card = Card { lowering: options.lowering, batch: options.batch, ..card.clone() };
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
             .map(|(key, value)| StringStringEntryProto { key, value, ..Default::default() })
             .collect(),
-        ..model_proto(graph, vec![conv.function(), scan.function()])
+        ..model_proto(graph, functions)
     };
     proto.write_to_bytes().context("the file cannot be serialised")
+}
+
+fn batch(options: &Options) -> Axis {
+    options.batch.map_or(Axis::Named("batch"), Axis::Fixed)
 }
 
 /// Names the outputs and declares their shapes.
@@ -110,8 +130,8 @@ fn outputs(
     let config = &model.weights().config;
     let per_second = model.recipe().head == Head::PerSecond;
     let clip = |width| match per_second {
-        true => vec![Axis::Named("batch"), Axis::Fixed(SECONDS), Axis::Fixed(width)],
-        false => vec![Axis::Named("batch"), Axis::Fixed(width)],
+        true => vec![batch(options), Axis::Fixed(SECONDS), Axis::Fixed(width)],
+        false => vec![batch(options), Axis::Fixed(width)],
     };
     let mut declared = Vec::new();
     if let Some(logits) = &results.logits {
@@ -121,7 +141,7 @@ fn outputs(
     if let Some(features) = &results.features {
         let (rows, columns) = model.grid();
         g.output(features, FEATURES);
-        let axes = [Axis::Named("batch"), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
+        let axes = [batch(options), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
         declared.push(float_value(FEATURES, &axes));
     }
     // A file without a classifier is a feature extractor: it always puts out its embedding.
@@ -132,7 +152,8 @@ fn outputs(
     declared
 }
 
-/// The card of a model: what its recipe and sizes say, plus where it came from.
+/// The card of a model: what its recipe and sizes say, plus where it came from. [`export`] enters
+/// what its options decide.
 ///
 /// # Errors
 /// When the recipe's words cannot be spelled; [`Model::new`] has checked that there is a label for
@@ -170,5 +191,7 @@ pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> 
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
         network,
+        lowering: Lowering::default(),
+        batch: None,
     })
 }

@@ -242,16 +242,20 @@ pub(crate) fn check_streams(groups: usize, reverse: &[bool]) -> Result<()> {
     Ok(())
 }
 
-/// A model around a graph, with the functions that its nodes need.
+/// A model around a graph, with the functions that its nodes need; our domain is named where there
+/// are any.
 pub(crate) fn model_proto(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
+    let mut opset_import = vec![OperatorSetIdProto { version: OPSET, ..Default::default() }];
+    if !functions.is_empty() {
+        let ours =
+            OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() };
+        opset_import.push(ours);
+    }
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "ssamba-edge".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        opset_import: vec![
-            OperatorSetIdProto { version: OPSET, ..Default::default() },
-            OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() },
-        ],
+        opset_import,
         functions,
         graph: MessageField::some(graph),
         ..Default::default()

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use clap::{ValueEnum, builder::PossibleValue};
 use indicatif::{ProgressBar, ProgressStyle};
+use ssamba_contract::Lowering;
 use ssamba_model::Head;
 
 use crate::{
@@ -34,6 +36,12 @@ pub struct Args {
     /// Of the layers. `fp16` is for GPUs; state, norms, input and outputs stay in `fp32`.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// How convolutions and recurrences are written.
+    #[arg(long, value_enum, default_value = "function")]
+    lowering: Form,
+    /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -50,6 +58,24 @@ impl From<Precision> for ssamba_onnx::Precision {
         match precision {
             Precision::Fp32 => Self::F32,
             Precision::Fp16 => Self::F16,
+        }
+    }
+}
+
+/// [`Lowering`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// Nodes of our operators that carry function bodies: for every runtime that knows functions.
+    Function,
+    /// Standard operators alone, no functions, no control flow: for TensorRT without a plug-in.
+    Chunk,
+}
+
+impl From<Form> for Lowering {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Function => Self::Function,
+            Form::Chunk => Self::Chunk,
         }
     }
 }
@@ -112,6 +138,8 @@ pub fn run(args: &Args) -> Result<Answer> {
         pair_fusion: !args.no_pair_fusion,
         embedding: args.embedding,
         precision: args.precision.into(),
+        lowering: args.lowering.into(),
+        batch: args.batch.map(|batch| batch as usize),
     };
     let name = args.name.as_deref();
     let Exported { source, bytes } =
@@ -134,6 +162,8 @@ pub fn run(args: &Args) -> Result<Answer> {
         model.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    let form = args.lowering.to_possible_value();
+    terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));
     terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));
     terminal::note(format!("sha256      {}", sha256(&bytes)));
     if !weights.unused.is_empty() {

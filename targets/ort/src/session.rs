@@ -233,7 +233,8 @@ fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
     if input.name() != FBANK {
         bail!("the graph takes the input `{}`, expected `{FBANK}`", input.name());
     }
-    let expected = [-1, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
+    let batch = card.batch.map_or(-1, |batch| batch as i64);
+    let expected = [batch, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
     match input.dtype() {
         ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }
             if shape.len() == expected.len()
@@ -245,9 +246,8 @@ fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
             Ok(())
         }
         other => bail!(
-            "the graph's `{FBANK}` is {other}, but its card says f32 of shape [batch, {}, {}]",
-            card.front_end.n_frames,
-            card.front_end.n_mels
+            "the graph's `{FBANK}` is {other}, but its card says f32 of shape {}",
+            card.input_shape()
         ),
     }
 }

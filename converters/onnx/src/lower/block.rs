@@ -12,6 +12,7 @@
 //! pair read the same `rho`, so nothing orders them: by default they are lowered as one step.
 
 use anyhow::Result;
+use ssamba_contract::Lowering;
 use ssamba_model::{
     Config, Model, NORM_EPS, NormKind,
     weights::{LayerWeights, NormWeights},
@@ -33,6 +34,7 @@ pub(crate) struct Encoder<'a> {
     pub(crate) conv: &'a ConvConfiguration,
     pub(crate) scan: &'a ScanConfiguration,
     pub(crate) precision: Precision,
+    pub(crate) lowering: Lowering,
 }
 
 impl Encoder<'_> {

@@ -1,4 +1,5 @@
-//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams.
+//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams; see
+//! [`chunk`] for the lowering without them.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
@@ -6,7 +7,7 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
-use ssamba_contract::op;
+use ssamba_contract::{Lowering, op};
 use ssamba_model::{
     Config,
     weights::{MixerWeights, StreamWeights},
@@ -14,6 +15,7 @@ use ssamba_model::{
 
 use super::{
     block::Encoder,
+    chunk,
     matrix::{Matrix, vector},
 };
 use crate::{
@@ -30,7 +32,7 @@ pub(crate) struct Oriented<'a> {
 
 impl<'a> Oriented<'a> {
     /// The parameters that walk left to right, then those that walk right to left.
-    fn streams(self) -> [&'a StreamWeights; 2] {
+    pub(crate) fn streams(self) -> [&'a StreamWeights; 2] {
         match self.reversed {
             false => [&self.mixer.forward, &self.mixer.reverse],
             true => [&self.mixer.reverse, &self.mixer.forward],
@@ -141,8 +143,18 @@ pub(crate) fn mixers(
     let x = g.scope("in_proj_x", |g| in_projection.x.project(g, precision, &hidden));
     let z = g.scope("in_proj_z", |g| in_projection.z.project(g, precision, &hidden));
 
-    let u = short_conv(g, encoder.conv, mixers, &x)?;
-    let y = selective_scan(g, encoder, mixers, &u, &z)?;
+    let y = match (encoder.lowering, precision) {
+        (Lowering::Function, _) => {
+            let u = short_conv(g, encoder.conv, mixers, &x)?;
+            selective_scan(g, encoder, mixers, &u, &z)?
+        }
+        (Lowering::Chunk, Precision::F32) => chunk::mixers(g, encoder, mixers, &x, &z)?,
+        (Lowering::Chunk, half) => {
+            let [x, z] = [x, z].map(|value| g.cast(&value, Precision::F32));
+            let y = chunk::mixers(g, encoder, mixers, &x, &z)?;
+            g.cast(&y, half)
+        }
+    };
 
     let out = mixers
         .iter()
