@@ -18,8 +18,13 @@ use ssamba_tests::{
 };
 
 /// Standard operators alone.
-const CHUNKS: Options =
-    Options { pair_fusion: true, embedding: false, lowering: Lowering::Chunk, batch: None };
+const CHUNKS: Options = Options {
+    pair_fusion: true,
+    embedding: false,
+    lowering: Lowering::Chunk,
+    batch: None,
+    precision: ssamba_onnx::Precision::F32,
+};
 
 /// Deterministic input of the shape that the model takes.
 fn input(exported: &Exported, batch: usize) -> Tensor {
