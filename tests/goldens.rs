@@ -114,7 +114,7 @@ fn positions_of_every_recipe() {
         ("longer16", (8, 128)),
         ("same", (8, 64)),
     ] {
-        let got = pos_embed::resample(&pos_embed, (8, 64), grid).unwrap();
+        let got = pos_embed::resample(&pos_embed, 1, (8, 64), grid).unwrap();
         // PyTorch rounds its interpolation weights in another order.
         assert_close(key, &got, &golden.tensor(key).squeeze(0).unwrap(), 2e-6);
     }

@@ -63,7 +63,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
 
     let mut g = GraphBuilder::new(Constants::Initializers);
     let encoder = Encoder { model, conv: &conv, scan: &scan };
-    let tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
+    let tokens = patch_embed(&mut g, model.patch_embed(), &Value::named(FBANK))?;
     let (rho, k) = encoder.layers(&mut g, tokens, fuse)?;
     let results = head(&mut g, &encoder, &rho, k)?;
     let output = outputs(&mut g, model, &results, options);

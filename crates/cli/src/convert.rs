@@ -90,7 +90,7 @@ fn find_recipe(
     if let Some(recipe) = fallback.and_then(Recipe::built_in) {
         return Ok((recipe, "named by the model's card".into()));
     }
-    let fitting = recipes_for(&weights.config, weights.pos_embed.dim(0)?);
+    let fitting = recipes_for(&weights.config, weights.pos_embed.dim(0)? - 1);
     bail!(
         "{}: a checkpoint does not say how its audio was prepared; pass --recipe NAME|FILE or put {} beside it; \
          built-in recipes with as many patches: {}",

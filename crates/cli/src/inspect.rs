@@ -48,7 +48,7 @@ fn checkpoint(path: &Path) -> Result<(Value, Answer)> {
         }
         Err(_) => (Value::Null, Value::Null, Value::Null),
     };
-    let recipes = tokens.as_u64().map(|tokens| recipes_for(config, tokens as usize));
+    let recipes = tokens.as_u64().map(|tokens| recipes_for(config, tokens as usize - 1));
     let fits = audit.mismatch.is_empty();
     let report = json!({
         "file": path.display().to_string(),
