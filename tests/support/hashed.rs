@@ -35,3 +35,11 @@ pub fn published(d_model: usize, n_classes: usize) -> Config {
 pub fn micro(n_classes: usize) -> Config {
     Config { depth: 4, ..published(32, n_classes) }
 }
+
+/// A checkpoint of SSAST of these sizes with hashed weights and `seq_len` positions.
+///
+/// # Panics
+/// Never for sizes that fit in memory.
+pub fn ssast(config: &ssamba_ssast::Config, seq_len: usize) -> Checkpoint {
+    hashed::checkpoint(ssamba_ssast::weights::layout(config, seq_len))
+}
