@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ssamba_contract::{
     Card, Outputs, Session, Tensor,
     io::FBANK,
-    op::{DOMAIN, VERSION},
+    op::{DOMAIN, VERSION, contrib},
 };
 use tract_onnx::{
     pb::ModelProto,
@@ -78,6 +78,15 @@ impl TractSession {
         let version = proto.opset_import.iter().find(|opset| opset.domain == DOMAIN);
         if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
             bail!("its operators are of version {}, this program has {VERSION}", opset.version);
+        }
+        // By domain: tract looks nodes up by type alone.
+        let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
+        if let Some(node) = nodes.find(|node| node.domain == contrib::DOMAIN) {
+            bail!(
+                "it holds `{}::{}`, which ONNX Runtime alone has: run it there, or export with plain attention",
+                node.domain,
+                node.op_type
+            );
         }
         let card = card(&proto)?;
         let outputs =

@@ -93,6 +93,21 @@ fn a_node_that_tract_does_not_know_is_named() {
 }
 
 #[test]
+fn an_operator_that_onnx_runtime_alone_has_is_refused_on_opening() {
+    let mut model = micro_model();
+    let node = &mut model.graph.as_mut().unwrap().node[0];
+    (node.domain, node.op_type) = ("com.microsoft".into(), "MultiHeadAttention".into());
+    let message = message(TractSession::open(Files::new().model(&model), &Options::default()));
+    assert!(
+        message.ends_with(
+            "it holds `com.microsoft::MultiHeadAttention`, which ONNX Runtime alone has: run it there, or \
+             export with plain attention"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_model_without_our_card_is_not_ours() {
     let mut model = micro_model();
     model.metadata_props.clear();
