@@ -1,7 +1,8 @@
 //! Every runtime against candle, on the same files.
 //!
 //! The matrix is {tract, ONNX Runtime with our operator, stock ONNX Runtime in Python} x {micro,
-//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths.
+//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths; and for
+//! SSAST {plain attention in every runtime, fused attention in ONNX Runtime}.
 
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
@@ -9,12 +10,12 @@ use ssamba_contract::{
     Tensor,
     io::{EMBEDDING, LOGITS},
 };
-use ssamba_model::{Checkpoint, Head, NormKind, Recipe};
-use ssamba_onnx::Options;
+use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
+use ssamba_onnx::{Attention, Options};
 use ssamba_tests::{
     compare::{NETWORK, max_abs_error},
     hashed,
-    suite::{Exported, kws12, runtimes},
+    suite::{Exported, kws12, onnx_runtimes, runtimes},
 };
 
 /// Deterministic input of the shape that the model takes.
@@ -26,7 +27,10 @@ fn input(exported: &Exported, batch: usize) -> Tensor {
 /// Runs one and three clips through every runtime and holds every output against candle.
 fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
     let exported = Exported::new(checkpoint, recipe, options).unwrap();
-    let mut runtimes = runtimes(&exported.path(), &exported.card).unwrap();
+    let mut runtimes = match options.attention {
+        Some(Attention::Fused) => onnx_runtimes(&exported.path(), &exported.card).unwrap(),
+        _ => runtimes(&exported.path(), &exported.card).unwrap(),
+    };
     for batch in [1, 3] {
         let fbank = input(&exported, batch);
         let reference = exported.reference(&fbank).unwrap();
@@ -120,7 +124,7 @@ fn every_option_of_a_recipe() {
         ("per second", &dasl, dasl_recipe),
     ] {
         for pair_fusion in [true, false] {
-            let options = Options { pair_fusion, embedding: true };
+            let options = Options { pair_fusion, embedding: true, ..Options::default() };
             let form = if pair_fusion { "fused" } else { "layers" };
             check(&format!("{what}, {form}"), checkpoint, recipe.clone(), &options);
         }
@@ -146,6 +150,42 @@ fn sizes_are_not_wired_in() {
     let (rows, columns) = recipe.grid(&config).unwrap();
     let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
     check("odd sizes", &checkpoint, recipe, &Options::default());
+}
+
+/// SSAST in both forms of its attention.
+fn ssast(what: &str, config: &ssamba_ssast::Config, recipe: Recipe) {
+    let (rows, columns) = recipe.grid(config).unwrap();
+    let checkpoint = hashed::ssast(config, ssamba_ssast::CLASS_TOKENS + rows * columns);
+    for form in [Attention::Plain, Attention::Fused] {
+        let options = Options { attention: Some(form), embedding: true, ..Options::default() };
+        check(&format!("ssast {what}, {form}"), &checkpoint, recipe.clone(), &options);
+    }
+}
+
+#[test]
+fn ssast_tiny() {
+    let config = ssamba_ssast::Config::published(Published::Tiny, Some(7));
+    for recipe in ["speech-commands", "esc50"] {
+        ssast(recipe, &config, Recipe::built_in(recipe).unwrap());
+    }
+}
+
+/// The other head, a network without a classifier, and sizes that nobody publishes.
+#[test]
+fn ssast_options_and_sizes() {
+    let config = ssamba_ssast::Config {
+        d_model: 128,
+        depth: 2,
+        d_mlp: 72,
+        patch_f: 32,
+        patch_t: 6,
+        n_classes: Some(3),
+    };
+    let text = "frames = 61\nmean = -6.0\nstd = 5.0\nstride = [24, 5]\n";
+    let recipe = Recipe::parse(text, "odd").unwrap();
+    let class_token = Recipe { head: Head::ClassToken, ..recipe.clone() };
+    ssast("class tokens", &config, class_token);
+    ssast("no classifier", &ssamba_ssast::Config { n_classes: None, ..config }, recipe);
 }
 
 /// Two ways of writing the same network are the same network.

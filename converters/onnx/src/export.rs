@@ -1,7 +1,9 @@
-//! A model and its card to one `.onnx` file.
+//! A network and its card to one `.onnx` file.
 
-use anyhow::{Context, Result};
-use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto};
+use anyhow::{Context, Result, bail};
+use onnx_protobuf::{
+    FunctionProto, GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto,
+};
 use protobuf::Message;
 use ssamba_contract::{
     Card,
@@ -10,6 +12,7 @@ use ssamba_contract::{
 use ssamba_model::{Head, Model, head::SECONDS};
 
 use crate::{
+    Attention, Network,
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
     graph::{Axis, Constants, GraphBuilder, Value, float_value},
@@ -17,6 +20,7 @@ use crate::{
         block::Encoder,
         head::{Results, head},
         patch_embed::patch_embed,
+        ssast,
     },
 };
 
@@ -27,20 +31,23 @@ pub struct Options {
     pub pair_fusion: bool,
     /// Put out the pooled embedding beside the logits.
     pub embedding: bool,
+    /// How the attention of SSAST is written; `None` is [`Attention::Plain`], and all that SSAMBA
+    /// takes.
+    pub attention: Option<Attention>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pair_fusion: true, embedding: false }
+        Self { pair_fusion: true, embedding: false, attention: None }
     }
 }
 
-/// Lowers `model` to the bytes of an `.onnx` file that carries `card`; the same input always gives
-/// the same bytes.
-///
-/// # Errors
-/// When the model's tensors cannot be read, or the file would pass protobuf's limit of 2 GiB.
-pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> {
+/// SSAMBA: the outputs, and the functions that the nodes need.
+fn ssamba(
+    g: &mut GraphBuilder,
+    model: &Model,
+    options: &Options,
+) -> Result<(Results, Vec<FunctionProto>)> {
     let config = &model.weights().config;
     let recipe = model.recipe();
     let fuse = options.pair_fusion && recipe.pairwise;
@@ -61,18 +68,37 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         d_state: config.d_state,
     };
 
-    let mut g = GraphBuilder::new(Constants::Initializers);
     let encoder = Encoder { model, conv: &conv, scan: &scan };
-    let tokens = patch_embed(&mut g, model.patch_embed(), &Value::named(FBANK))?;
-    let (rho, k) = encoder.layers(&mut g, tokens, fuse)?;
-    let results = head(&mut g, &encoder, &rho, k)?;
-    let output = outputs(&mut g, model, &results, options);
+    let tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
+    let (rho, k) = encoder.layers(g, tokens, fuse)?;
+    let results = head(g, &encoder, &rho, k)?;
+    Ok((results, vec![conv.function(), scan.function()]))
+}
+
+/// Lowers `network` to the bytes of an `.onnx` file that carries `card`; the same input always gives
+/// the same bytes.
+///
+/// # Errors
+/// When an option is not for this network, the network's tensors cannot be read, or the file would
+/// pass protobuf's limit of 2 GiB.
+pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u8>> {
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let (results, functions) = match (network, options.attention) {
+        (Network::Ssamba(_), Some(attention)) => {
+            bail!("SSAMBA has no attention to lower as `{attention}`, only SSAST has")
+        }
+        (Network::Ssamba(model), None) => ssamba(&mut g, model, options)?,
+        (Network::Ssast(model), attention) => {
+            (ssast::lower(&mut g, model, attention.unwrap_or_default())?, Vec::new())
+        }
+    };
+    let output = outputs(&mut g, network, &results, options);
 
     let front_end = &card.front_end;
     let input_axes =
         [Axis::Named("batch"), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
     let graph = GraphProto {
-        name: "ssamba".into(),
+        name: network.architecture().to_string(),
         input: vec![float_value(FBANK, &input_axes)],
         output,
         ..g.into_graph()
@@ -82,7 +108,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         metadata_props: metadata
             .map(|(key, value)| StringStringEntryProto { key, value, ..Default::default() })
             .collect(),
-        ..model_proto(graph, vec![conv.function(), scan.function()])
+        ..model_proto(graph, functions)
     };
     proto.write_to_bytes().context("the file cannot be serialised")
 }
@@ -90,12 +116,12 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
 /// Names the outputs and declares their shapes.
 fn outputs(
     g: &mut GraphBuilder,
-    model: &Model,
+    network: &Network,
     results: &Results,
     options: &Options,
 ) -> Vec<ValueInfoProto> {
-    let config = &model.weights().config;
-    let per_second = model.recipe().head == Head::PerSecond;
+    let config = network.sizes();
+    let per_second = network.recipe().head == Head::PerSecond;
     let clip = |width| match per_second {
         true => vec![Axis::Named("batch"), Axis::Fixed(SECONDS), Axis::Fixed(width)],
         false => vec![Axis::Named("batch"), Axis::Fixed(width)],
@@ -106,7 +132,7 @@ fn outputs(
         declared.push(float_value(LOGITS, &clip(config.n_classes.unwrap_or_default())));
     }
     if let Some(features) = &results.features {
-        let (rows, columns) = model.grid();
+        let (rows, columns) = network.grid();
         g.output(features, FEATURES);
         let axes = [Axis::Named("batch"), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
         declared.push(float_value(FEATURES, &axes));
@@ -119,43 +145,25 @@ fn outputs(
     declared
 }
 
-/// The card of a model: what its recipe and sizes say, plus where it came from.
+/// The card of a network: what its recipe and sizes say, plus where it came from.
 ///
 /// # Errors
-/// When the recipe's words cannot be spelled; [`Model::new`] has checked that there is a label for
-/// each class.
-pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> {
-    let recipe = model.recipe();
-    let config = &model.weights().config;
-    let (rows, columns) = model.grid();
-    let head = serde_json::to_value(recipe.head)?;
-    let norm = serde_json::to_value(model.norm())?;
-    let network = format!(
-        "d_model={} depth={} d_inner={} d_state={} patch={}x{} stride={}x{} grid={rows}x{columns} \
-         tokens={} head={} norm={} pairwise={} halve={} gflop={:.3}",
-        config.d_model,
-        config.depth,
-        config.d_inner,
-        config.d_state,
-        config.patch_f,
-        config.patch_t,
-        recipe.stride_f,
-        recipe.stride_t,
-        model.seq_len(),
-        head.as_str().unwrap_or_default(),
-        norm.as_str().unwrap_or_default(),
-        recipe.pairwise,
-        recipe.halve,
-        2.0 * config.macs(model.seq_len()) as f64 / 1e9,
-    );
+/// When the recipe's words cannot be spelled; [`Weights::with`](crate::Weights::with) has checked that
+/// there is a label for each class.
+pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Card> {
+    let recipe = network.recipe();
     Ok(Card {
         name: name.into(),
-        labels: if config.n_classes.is_some() { recipe.labels.clone() } else { Vec::new() },
+        labels: if network.sizes().n_classes.is_some() {
+            recipe.labels.clone()
+        } else {
+            Vec::new()
+        },
         scores: recipe.scores,
         recipe: recipe.name.clone(),
         front_end: recipe.front_end.clone(),
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
-        network,
+        network: network.summary()?,
     })
 }

@@ -11,7 +11,7 @@ use onnx_protobuf::{
     FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
 };
 use protobuf::{Message, MessageField};
-use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute};
+use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute, contrib};
 
 use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value};
 
@@ -221,16 +221,24 @@ pub(crate) fn check_streams(groups: usize, reverse: &[bool]) -> Result<()> {
     Ok(())
 }
 
-/// A model around a graph, with the functions that its nodes need.
+/// A model around a graph, with the functions that its nodes need and the operator sets that they
+/// are of.
 pub(crate) fn model_proto(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
+    let used = |domain: &str| graph.node.iter().any(|node| node.domain == domain);
+    let opset_import = [("", OPSET), (DOMAIN, VERSION), (contrib::DOMAIN, contrib::VERSION)]
+        .into_iter()
+        .filter(|(domain, _)| domain.is_empty() || used(domain))
+        .map(|(domain, version)| OperatorSetIdProto {
+            domain: domain.into(),
+            version,
+            ..Default::default()
+        })
+        .collect();
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "ssamba-edge".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        opset_import: vec![
-            OperatorSetIdProto { version: OPSET, ..Default::default() },
-            OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() },
-        ],
+        opset_import,
         functions,
         graph: MessageField::some(graph),
         ..Default::default()

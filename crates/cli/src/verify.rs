@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         return Ok(Answer::No);
     }
     let inputs = inputs(&card, &args.audio)?;
-    let reference = CandleSession::new(source.model, card);
+    let reference = CandleSession::new(source.network, card);
     let agreements = compare(reference, &mut sessions, &inputs)?;
     print(&agreements, args.atol)?;
     for reason in &missing {

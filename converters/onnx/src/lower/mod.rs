@@ -1,7 +1,9 @@
-//! The network as nodes: one file for each of `models/ssamba`, under the same name.
+//! The networks as nodes: one file for each of `models/ssamba` and `models/common`, under the same
+//! name; those of `models/ssast` in their own folder.
 
 pub(crate) mod block;
 pub(crate) mod head;
 pub(crate) mod matrix;
 pub(crate) mod mixer;
 pub(crate) mod patch_embed;
+pub(crate) mod ssast;
