@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ssamba_contract::Card;
+use ssamba_contract::{Card, Lowering};
 use ssamba_model::{Published, Recipe};
 use ssamba_onnx::{Attention, Options, inspect};
 use ssamba_tests::{
@@ -37,11 +37,20 @@ fn op_counts_of_the_keyword_model() {
     insta::assert_debug_snapshot!(ops(&exported(&Options::default())));
 }
 
+/// Moderate: the nodes of a pair grow with the square root of the tokens.
+#[test]
+fn op_counts_of_the_keyword_model_in_chunks() {
+    let options = Options { lowering: Lowering::Chunk, ..Options::default() };
+    insta::assert_debug_snapshot!(ops(&exported(&options)));
+}
+
 #[test]
 fn exporting_again_gives_the_same_bytes() {
-    let options = Options { embedding: true, ..Options::default() };
-    let read = || std::fs::read(exported(&options).path()).unwrap();
-    assert!(read() == read());
+    for lowering in [Lowering::Function, Lowering::Chunk] {
+        let options = Options { embedding: true, lowering, ..Options::default() };
+        let read = || std::fs::read(exported(&options).path()).unwrap();
+        assert!(read() == read());
+    }
 }
 
 fn ssast(attention: Option<Attention>) -> Exported {

@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use ssamba_contract::{
-    Tensor,
+    Lowering, Tensor,
     io::{EMBEDDING, LOGITS},
 };
 use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
@@ -16,6 +16,16 @@ use ssamba_tests::{
     compare::{NETWORK, max_abs_error},
     hashed,
     suite::{Exported, kws12, onnx_runtimes, runtimes},
+};
+
+/// Standard operators alone.
+const CHUNKS: Options = Options {
+    pair_fusion: true,
+    embedding: false,
+    attention: None,
+    lowering: Lowering::Chunk,
+    batch: None,
+    precision: ssamba_onnx::Precision::F32,
 };
 
 /// Deterministic input of the shape that the model takes.
@@ -88,6 +98,12 @@ fn tiny_speech_commands() {
 }
 
 #[test]
+fn tiny_speech_commands_in_chunks() {
+    let (checkpoint, recipe) = hashed_model(192, 24, "speech-commands");
+    check("192x24 speech-commands, chunks", &checkpoint, recipe, &CHUNKS);
+}
+
+#[test]
 fn tiny_esc50() {
     matrix(192, 24, "esc50");
 }
@@ -103,6 +119,8 @@ fn the_bundled_keyword_model() {
     for (what, options) in [
         ("kws12", Options { embedding: true, ..Options::default() }),
         ("kws12 layer by layer", Options { pair_fusion: false, ..Options::default() }),
+        ("kws12 in chunks", Options { embedding: true, ..CHUNKS }),
+        ("kws12 layers in chunks", Options { pair_fusion: false, ..CHUNKS }),
     ] {
         check(what, &checkpoint, recipe.clone(), &options);
     }
@@ -123,9 +141,12 @@ fn every_option_of_a_recipe() {
         ("features", &superb, superb_recipe),
         ("per second", &dasl, dasl_recipe),
     ] {
-        for pair_fusion in [true, false] {
-            let options = Options { pair_fusion, embedding: true, ..Options::default() };
-            let form = if pair_fusion { "fused" } else { "layers" };
+        for (form, pair_fusion, lowering) in [
+            ("fused", true, Lowering::Function),
+            ("layers", false, Lowering::Function),
+            ("chunks", true, Lowering::Chunk),
+        ] {
+            let options = Options { pair_fusion, lowering, embedding: true, ..Options::default() };
             check(&format!("{what}, {form}"), checkpoint, recipe.clone(), &options);
         }
     }
@@ -149,7 +170,8 @@ fn sizes_are_not_wired_in() {
     let recipe = Recipe::parse(text, "odd").unwrap();
     let (rows, columns) = recipe.grid(&config).unwrap();
     let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
-    check("odd sizes", &checkpoint, recipe, &Options::default());
+    check("odd sizes", &checkpoint, recipe.clone(), &Options::default());
+    check("odd sizes in chunks", &checkpoint, recipe, &CHUNKS);
 }
 
 /// SSAST in both forms of its attention.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use ssamba_contract::{Card, FrontEnd, Order, Scores, Tensor};
+use ssamba_contract::Tensor;
 use ssamba_onnx::{conv_model, scan_model};
-use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession};
+use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession, suite::no_card};
 
 /// One problem of the operator.
 #[derive(Clone, Copy, Debug)]
@@ -75,28 +75,6 @@ impl Problem {
             }
         }
         y.into_iter().map(|y: f64| y as f32).collect()
-    }
-}
-
-/// The operator's model carries no card; the stock session only asks for one to hand it on.
-fn no_card() -> Card {
-    Card {
-        name: String::new(),
-        labels: Vec::new(),
-        scores: Scores::Softmax,
-        recipe: String::new(),
-        front_end: FrontEnd {
-            sample_rate: 16_000,
-            n_mels: 128,
-            n_frames: 1,
-            mean: 0.0,
-            std: 1.0,
-            order: Order::PadThenNormalise,
-            subtract_clip_mean: true,
-        },
-        checkpoint_sha256: String::new(),
-        converter: String::new(),
-        network: String::new(),
     }
 }
 

@@ -5,3 +5,4 @@ pub mod golden;
 pub mod hashed;
 pub mod python;
 pub mod suite;
+pub mod tensorrt;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ssamba_contract::{Card, Session, Tensor};
+use ssamba_contract::{Card, FrontEnd, Lowering, Order, Scores, Session, Tensor};
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::{Network, Options, Weights, card, export};
 use tempfile::TempDir;
@@ -79,6 +79,31 @@ pub fn onnx_runtimes(path: &Path, card: &Card) -> Result<Vec<Box<dyn Session>>> 
         .context("the suite is run by tests/run, which sets ORT_DYLIB_PATH")?;
     let stock = StockSession::open(path, card.clone())?;
     Ok(vec![Box::new(ort), Box::new(stock)])
+}
+
+/// For a model of an operator, which carries no card: the stock session only asks for one to hand it
+/// on.
+pub fn no_card() -> Card {
+    Card {
+        name: String::new(),
+        labels: Vec::new(),
+        scores: Scores::Softmax,
+        recipe: String::new(),
+        front_end: FrontEnd {
+            sample_rate: 16_000,
+            n_mels: 128,
+            n_frames: 1,
+            mean: 0.0,
+            std: 1.0,
+            order: Order::PadThenNormalise,
+            subtract_clip_mean: true,
+        },
+        checkpoint_sha256: String::new(),
+        converter: String::new(),
+        network: String::new(),
+        lowering: Lowering::Function,
+        batch: None,
+    }
 }
 
 /// The bundled keyword model: checkpoint and recipe.

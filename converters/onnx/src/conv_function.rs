@@ -13,7 +13,7 @@ use ssamba_contract::op::{
 
 use crate::{
     function::{OPSET, check_streams, model_proto},
-    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+    graph::{Attribute, Axis, Constants, GraphBuilder, Precision, Value, float_value},
 };
 
 /// The one configuration of `ShortConv` in a model: SiLU on, with a bias.
@@ -24,6 +24,8 @@ pub(crate) struct ConvConfiguration {
     pub(crate) reverse: Vec<bool>,
     pub(crate) d_inner: usize,
     pub(crate) d_conv: usize,
+    /// Of `x` and `u`; parameters and the body's arithmetic are `f32`.
+    pub(crate) precision: Precision,
 }
 
 impl ConvConfiguration {
@@ -59,7 +61,10 @@ impl ConvConfiguration {
     }
 
     fn body(&self, g: &mut GraphBuilder) -> Value {
-        let [x, weight, bias] = OPERANDS.map(Value::named);
+        let [mut x, weight, bias] = OPERANDS.map(Value::named);
+        if self.precision != Precision::F32 {
+            x = g.cast(&x, Precision::F32);
+        }
         let streams = self.reverse.len();
         let per_stream = vec![self.d_inner; streams];
         let x = g.transpose(&x, &[0, 2, 1]);
@@ -87,7 +92,11 @@ impl ConvConfiguration {
         }
         let u = g.concat(&convolved, 1);
         let u = g.silu(&u);
-        g.transpose(&u, &[0, 2, 1])
+        let u = g.transpose(&u, &[0, 2, 1]);
+        match self.precision {
+            Precision::F32 => u,
+            half => g.cast(&u, half),
+        }
     }
 }
 
@@ -103,7 +112,13 @@ pub fn conv_model(
     d_conv: usize,
 ) -> Result<Vec<u8>> {
     check_streams(groups, reverse)?;
-    let conv = ConvConfiguration { groups, reverse: reverse.to_vec(), d_inner, d_conv };
+    let conv = ConvConfiguration {
+        groups,
+        reverse: reverse.to_vec(),
+        d_inner,
+        d_conv,
+        precision: Precision::F32,
+    };
     let channels = reverse.len() * d_inner;
     let sequence = |width| vec![Axis::Named("batch"), Axis::Named("tokens"), Axis::Fixed(width)];
     let axes = [

@@ -6,7 +6,7 @@ use onnx_protobuf::{
 };
 use protobuf::Message;
 use ssamba_contract::{
-    Card,
+    Card, Lowering,
     io::{EMBEDDING, FBANK, FEATURES, LOGITS},
 };
 use ssamba_model::{Head, Model, head::SECONDS};
@@ -15,7 +15,7 @@ use crate::{
     Attention, Network,
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
-    graph::{Axis, Constants, GraphBuilder, Value, float_value},
+    graph::{Axis, Constants, GraphBuilder, Precision, Value, float_value},
     lower::{
         block::Encoder,
         head::{Results, head},
@@ -34,11 +34,27 @@ pub struct Options {
     /// How the attention of SSAST is written; `None` is [`Attention::Plain`], and all that SSAMBA
     /// takes.
     pub attention: Option<Attention>,
+    /// Of the layers: in half precision the residual, the sequences of the mixers and their matrices
+    /// are `f16`; the norms, the convolutions, the state of the scan and its parameters, the patch
+    /// embedding and the head compute in `f32`, and so do input and outputs. Attention and MLP of
+    /// SSAST are `f16` throughout.
+    pub precision: Precision,
+    /// How convolutions and recurrences are written; SSAST, which has none, takes the default.
+    pub lowering: Lowering,
+    /// Clips that a run takes; `None` leaves it free.
+    pub batch: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pair_fusion: true, embedding: false, attention: None }
+        Self {
+            pair_fusion: true,
+            embedding: false,
+            attention: None,
+            precision: Precision::default(),
+            lowering: Lowering::default(),
+            batch: None,
+        }
     }
 }
 
@@ -58,6 +74,7 @@ fn ssamba(
         reverse: reverse.clone(),
         d_inner: config.d_inner,
         d_conv: config.d_conv,
+        precision: options.precision,
     };
     let scan = ScanConfiguration {
         groups,
@@ -66,43 +83,57 @@ fn ssamba(
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
+        precision: options.precision,
     };
 
-    let encoder = Encoder { model, conv: &conv, scan: &scan };
-    let tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
-    let (rho, k) = encoder.layers(g, tokens, fuse)?;
+    let precision = options.precision;
+    let encoder =
+        Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
+    let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
+    if precision != Precision::F32 {
+        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
+    }
+    let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
+    if precision != Precision::F32 {
+        rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
+    }
     let results = head(g, &encoder, &rho, k)?;
-    Ok((results, vec![conv.function(), scan.function()]))
+    let functions = match options.lowering {
+        Lowering::Function => vec![conv.function(), scan.function()],
+        Lowering::Chunk => Vec::new(),
+    };
+    Ok((results, functions))
 }
 
-/// Lowers `network` to the bytes of an `.onnx` file that carries `card`; the same input always gives
-/// the same bytes.
+/// Lowers `network` to the bytes of an `.onnx` file that carries `card`, with what `options` say of
+/// the file entered; the same input always gives the same bytes.
 ///
 /// # Errors
 /// When an option is not for this network, the network's tensors cannot be read, or the file would
 /// pass protobuf's limit of 2 GiB.
 pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u8>> {
     let mut g = GraphBuilder::new(Constants::Initializers);
-    let (results, functions) = match (network, options.attention) {
-        (Network::Ssamba(_), Some(attention)) => {
-            bail!("SSAMBA has no attention to lower as `{attention}`, only SSAST has")
+    let (results, functions) = match network {
+        Network::Ssamba(model) => {
+            if let Some(attention) = options.attention {
+                bail!("SSAMBA has no attention to lower as `{attention}`, only SSAST has");
+            }
+            ssamba(&mut g, model, options)?
         }
-        (Network::Ssamba(model), None) => ssamba(&mut g, model, options)?,
-        (Network::Ssast(model), attention) => {
-            (ssast::lower(&mut g, model, attention.unwrap_or_default())?, Vec::new())
-        }
+        Network::Ssast(model) => (ssast::lower(&mut g, model, options)?, Vec::new()),
     };
     let output = outputs(&mut g, network, &results, options);
 
     let front_end = &card.front_end;
     let input_axes =
-        [Axis::Named("batch"), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
+        [batch(options), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
     let graph = GraphProto {
         name: network.architecture().to_string(),
         input: vec![float_value(FBANK, &input_axes)],
         output,
         ..g.into_graph()
     };
+    let card = Card { lowering: options.lowering, batch: options.batch, ..card.clone() };
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
@@ -111,6 +142,10 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
         ..model_proto(graph, functions)
     };
     proto.write_to_bytes().context("the file cannot be serialised")
+}
+
+fn batch(options: &Options) -> Axis {
+    options.batch.map_or(Axis::Named("batch"), Axis::Fixed)
 }
 
 /// Names the outputs and declares their shapes.
@@ -123,8 +158,8 @@ fn outputs(
     let config = network.sizes();
     let per_second = network.recipe().head == Head::PerSecond;
     let clip = |width| match per_second {
-        true => vec![Axis::Named("batch"), Axis::Fixed(SECONDS), Axis::Fixed(width)],
-        false => vec![Axis::Named("batch"), Axis::Fixed(width)],
+        true => vec![batch(options), Axis::Fixed(SECONDS), Axis::Fixed(width)],
+        false => vec![batch(options), Axis::Fixed(width)],
     };
     let mut declared = Vec::new();
     if let Some(logits) = &results.logits {
@@ -134,7 +169,7 @@ fn outputs(
     if let Some(features) = &results.features {
         let (rows, columns) = network.grid();
         g.output(features, FEATURES);
-        let axes = [Axis::Named("batch"), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
+        let axes = [batch(options), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
         declared.push(float_value(FEATURES, &axes));
     }
     // A file without a classifier is a feature extractor: it always puts out its embedding.
@@ -145,7 +180,8 @@ fn outputs(
     declared
 }
 
-/// The card of a network: what its recipe and sizes say, plus where it came from.
+/// The card of a network: what its recipe and sizes say, plus where it came from. [`export`] enters
+/// what its options decide.
 ///
 /// # Errors
 /// When the recipe's words cannot be spelled; [`Weights::with`](crate::Weights::with) has checked that
@@ -165,5 +201,7 @@ pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Ca
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
         network: network.summary()?,
+        lowering: Lowering::default(),
+        batch: None,
     })
 }

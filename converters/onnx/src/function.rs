@@ -11,9 +11,11 @@ use onnx_protobuf::{
     FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
 };
 use protobuf::{Message, MessageField};
-use ssamba_contract::op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute, contrib};
+use ssamba_contract::op::{
+    DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
+};
 
-use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value};
+use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Precision, Value, float_value};
 
 /// Standard operator set that graph and function are written in.
 pub(crate) const OPSET: i64 = 20;
@@ -30,6 +32,8 @@ pub(crate) struct ScanConfiguration {
     pub(crate) scale: f32,
     pub(crate) d_inner: usize,
     pub(crate) d_state: usize,
+    /// Of the sequences; parameters and the body's arithmetic are `f32`.
+    pub(crate) precision: Precision,
 }
 
 impl ScanConfiguration {
@@ -69,7 +73,15 @@ impl ScanConfiguration {
     }
 
     fn body(&self, g: &mut GraphBuilder) -> Value {
-        let [u, delta, a, b, c, d_skip, z, delta_bias] = OPERANDS.map(Value::named);
+        let operands = OPERANDS.map(Value::named);
+        let mut index = 0;
+        let [u, delta, a, b, c, d_skip, z, delta_bias] = operands.map(|operand| {
+            index += 1;
+            match self.precision == Precision::F32 || PARAMETERS[index - 1] {
+                true => operand,
+                false => g.cast(&operand, Precision::F32),
+            }
+        });
         let (streams, d_inner, d_state) =
             (self.reverse.len() as i64, self.d_inner as i64, self.d_state as i64);
         let biased = g.add(&delta, &delta_bias);
@@ -117,7 +129,11 @@ impl ScanConfiguration {
             y = g.mul(&y, &scale);
         }
         let gate = g.silu(&z);
-        g.mul(&y, &gate)
+        let y = g.mul(&y, &gate);
+        match self.precision {
+            Precision::F32 => y,
+            half => g.cast(&y, half),
+        }
     }
 
     /// The streams `members` of every operand, shaped for the loop.
@@ -183,7 +199,14 @@ pub fn scan_model(
     d_state: usize,
 ) -> Result<Vec<u8>> {
     check_streams(groups, reverse)?;
-    let scan = ScanConfiguration { groups, reverse: reverse.to_vec(), scale, d_inner, d_state };
+    let scan = ScanConfiguration {
+        groups,
+        reverse: reverse.to_vec(),
+        scale,
+        d_inner,
+        d_state,
+        precision: Precision::F32,
+    };
     let (free, streams) = (|name| Axis::Named(name), reverse.len());
     let sequence = |width| vec![free("batch"), free("tokens"), Axis::Fixed(width)];
     let axes = [

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use half::f16;
 use onnx_protobuf::{
     AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType,
@@ -81,6 +82,25 @@ pub(crate) enum Constants {
     Nodes,
 }
 
+/// Type of the values that flow through the layers, and of the matrices they are multiplied by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl Precision {
+    fn data_type(self) -> DataType {
+        match self {
+            Self::F32 => DataType::FLOAT,
+            Self::F16 => DataType::FLOAT16,
+        }
+    }
+}
+
 /// Nodes and constants, in order.
 #[derive(Debug)]
 pub(crate) struct GraphBuilder {
@@ -152,14 +172,38 @@ impl GraphBuilder {
 
     /// A constant of `f32` values in row-major order, rounded once from `f64`.
     pub(crate) fn floats(&mut self, leaf: &str, shape: &[usize], data: &[f64]) -> Value {
+        self.numbers(leaf, shape, data, Precision::F32)
+    }
+
+    /// A constant of values of that precision in row-major order, rounded once from `f64`.
+    pub(crate) fn numbers(
+        &mut self,
+        leaf: &str,
+        shape: &[usize],
+        data: &[f64],
+        precision: Precision,
+    ) -> Value {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{leaf}");
         let tensor = TensorProto {
             dims: shape.iter().map(|&size| size as i64).collect(),
-            data_type: DataType::FLOAT as i32,
-            raw_data: data.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
+            data_type: precision.data_type() as i32,
+            raw_data: match precision {
+                Precision::F32 => {
+                    data.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect()
+                }
+                Precision::F16 => {
+                    data.iter().flat_map(|&value| f16::from_f64(value).to_le_bytes()).collect()
+                }
+            },
             ..Default::default()
         };
         self.constant(leaf, tensor)
+    }
+
+    /// The values in that precision.
+    pub(crate) fn cast(&mut self, x: &Value, precision: Precision) -> Value {
+        let to = Attribute::Int(i64::from(precision.data_type() as i32));
+        self.node("Cast", &[x], &[("to", to)])
     }
 
     /// A constant vector of integers; the same content is stored once.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use clap::{ValueEnum, builder::PossibleValue};
 use indicatif::{ProgressBar, ProgressStyle};
+use ssamba_contract::Lowering;
 use ssamba_model_common::Head;
 use ssamba_onnx::Architecture;
 
@@ -35,10 +37,19 @@ pub struct Args {
     /// How the attention of SSAST is written [default: plain].
     #[arg(long, value_enum)]
     attention: Option<Attention>,
+    /// Of the layers. `fp16` is for GPUs; state, norms, input and outputs stay in `fp32`.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// How convolutions and recurrences are written.
+    #[arg(long, value_enum, default_value = "function")]
+    lowering: Form,
+    /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
 }
 
 /// [`ssamba_onnx::Attention`] on the command line.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Attention {
     /// Standard operators, for every runtime.
     Plain,
@@ -51,6 +62,42 @@ impl From<Attention> for ssamba_onnx::Attention {
         match attention {
             Attention::Plain => Self::Plain,
             Attention::Fused => Self::Fused,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Precision {
+    /// Single precision.
+    #[default]
+    Fp32,
+    /// Half precision.
+    Fp16,
+}
+
+impl From<Precision> for ssamba_onnx::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Fp32 => Self::F32,
+            Precision::Fp16 => Self::F16,
+        }
+    }
+}
+
+/// [`Lowering`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// Nodes of our operators that carry function bodies: for every runtime that knows functions.
+    Function,
+    /// Standard operators alone, no functions, no control flow: for TensorRT without a plug-in.
+    Chunk,
+}
+
+impl From<Form> for Lowering {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Function => Self::Function,
+            Form::Chunk => Self::Chunk,
         }
     }
 }
@@ -114,6 +161,9 @@ pub fn run(args: &Args) -> Result<Answer> {
         pair_fusion: !args.no_pair_fusion,
         embedding: args.embedding,
         attention: args.attention.map(Into::into),
+        precision: args.precision.into(),
+        lowering: args.lowering.into(),
+        batch: args.batch.map(|batch| batch as usize),
     };
     let name = args.name.as_deref();
     let Exported { source, bytes } =
@@ -141,6 +191,8 @@ pub fn run(args: &Args) -> Result<Answer> {
         network.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    let form = args.lowering.to_possible_value();
+    terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));
     terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));
     terminal::note(format!("sha256      {}", sha256(&bytes)));
     if !network.unused().is_empty() {

@@ -4,6 +4,8 @@
 //! 2 usage or error.
 
 mod audio;
+#[cfg(all(feature = "convert", feature = "cuda"))]
+mod bench;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]
@@ -43,6 +45,8 @@ enum Command {
     Inspect(inspect::Args),
     #[cfg(feature = "convert")]
     Demo(demo::Args),
+    #[cfg(all(feature = "convert", feature = "cuda"))]
+    Bench(bench::Args),
 }
 
 /// What a command that ran has to say.
@@ -82,6 +86,8 @@ fn run(command: Command) -> Result<Answer> {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
+        #[cfg(all(feature = "convert", feature = "cuda"))]
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Provider {
     Tract,
     /// ONNX Runtime on the CPU.
     Cpu,
+    /// ONNX Runtime on an NVIDIA GPU.
+    Cuda,
 }
 
 /// How to open a model.
@@ -32,6 +34,9 @@ pub struct RuntimeArgs {
     /// ONNX Runtime's shared library [default: ORT_DYLIB_PATH, beside this program, an installed Python package].
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,
+    /// GPU, by its number, of the provider `cuda` [default: 0].
+    #[arg(long, value_name = "N")]
+    pub device: Option<u32>,
 }
 
 impl RuntimeArgs {
@@ -50,6 +55,10 @@ impl Provider {
             model.display(),
             model.display()
         );
+        ensure!(
+            args.device.is_none() || self == Self::Cuda,
+            "--device names a GPU, which takes --provider cuda"
+        );
         match self {
             Self::Auto => {
                 let chosen = if cfg!(feature = "tract") { Self::Tract } else { Self::Cpu };
@@ -59,10 +68,11 @@ impl Provider {
             }
             Self::Tract => open_tract(model, args),
             Self::Cpu => open_ort(model, args),
+            Self::Cuda => open_cuda(model, args),
         }
     }
 
-    /// Every provider of this build, `auto` aside.
+    /// Every provider of this build that any machine has, `auto` aside.
     #[cfg(feature = "convert")]
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
@@ -96,6 +106,7 @@ impl Provider {
             Self::Auto => "auto",
             Self::Tract => "tract",
             Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
         }
     }
 }
@@ -121,7 +132,23 @@ fn open_tract(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
 
 #[cfg(feature = "ort")]
 fn open_ort(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    open_on(ssamba_ort::Provider::Cpu, model, args)
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    let gpu = ssamba_ort::Cuda { device: args.device.unwrap_or_default(), ..Default::default() };
+    open_on(ssamba_ort::Provider::Cuda(gpu), model, args)
+}
+
+#[cfg(feature = "ort")]
+fn open_on(
+    provider: ssamba_ort::Provider,
+    model: &Path,
+    args: &RuntimeArgs,
+) -> Result<Box<dyn Session>> {
     let options = ssamba_ort::Options {
+        provider,
         threads: args.threads(),
         library: args.ort_lib.clone(),
         ..Default::default()
@@ -132,4 +159,9 @@ fn open_ort(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
 #[cfg(not(feature = "ort"))]
 fn open_ort(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
     anyhow::bail!("this build has no ONNX Runtime: build with `--features ort`")
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    anyhow::bail!("this build has no CUDA: build with `--features cuda`")
 }

@@ -257,6 +257,44 @@ fn a_transformer_goes_the_same_way() {
 }
 
 #[test]
+fn a_file_in_plain_operators_runs_verifies_and_says_so() {
+    let folder = workshop();
+    let export = |options: &[&str]| {
+        let arguments = [&["export", "kws12.pth", "-o", "chunk.onnx"], options].concat();
+        let output = ssamba_edge(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(export(&["--lowering", "chunk"]).contains("lowering    chunk"));
+    for provider in ["tract", "cpu"] {
+        let run = ["run", "chunk.onnx", "yes.wav", "--provider", provider];
+        let output = ssamba_edge(folder.path(), &run);
+        assert!(stdout(&output).starts_with("yes.wav: yes 0."), "{}", stderr(&output));
+    }
+    let verify = ["verify", "chunk.onnx", "--against", "kws12.pth"];
+    let output = ssamba_edge(folder.path(), &verify);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+
+    let output = ssamba_edge(folder.path(), &["inspect", "chunk.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(report["card"]["lowering"], "chunk");
+    assert_eq!(report["functions"].as_array().unwrap().len(), 0);
+    assert_eq!(report["opsets"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ai.onnx"]);
+
+    // A file for several clips at a time is for other programs.
+    export(&["--lowering", "chunk", "--batch", "8"]);
+    for provider in ["tract", "cpu"] {
+        let run = ["run", "chunk.onnx", "yes.wav", "--provider", provider];
+        let output = ssamba_edge(folder.path(), &run);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(stdout(&output), "");
+        let message = stderr(&output);
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.contains("exported with --batch 8"), "{message}");
+    }
+}
+
+#[test]
 fn demo_hears_its_clips() {
     let folder = tempfile::tempdir().unwrap();
     let output = ssamba_edge(folder.path(), &["demo", "-o", "kept"]);

@@ -40,6 +40,17 @@ impl Scores {
     }
 }
 
+/// How the convolutions and recurrences of a file are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lowering {
+    /// Nodes of our operators, each with a function body in standard ones.
+    #[default]
+    Function,
+    /// Standard operators alone, without functions or control flow.
+    Chunk,
+}
+
 /// What a model says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
@@ -59,6 +70,10 @@ pub struct Card {
     pub converter: String,
     /// Sizes and options of the network as `key=value` pairs, for people.
     pub network: String,
+    /// How convolutions and recurrences are written; a file that does not say has functions.
+    pub lowering: Lowering,
+    /// Clips that a run takes; `None`, any number.
+    pub batch: Option<usize>,
 }
 
 /// Metadata that lacks a key of ours, or whose value makes no sense.
@@ -133,8 +148,10 @@ impl Card {
             ("checkpoint_sha256", self.checkpoint_sha256.clone()),
             ("converter", self.converter.clone()),
             ("network", self.network.clone()),
+            ("lowering", unquoted(&self.lowering)),
         ]
         .into_iter()
+        .chain(self.batch.map(|batch| ("batch", batch.to_string())))
         .map(|(key, value)| (format!("{PREFIX}{key}"), value))
         .collect()
     }
@@ -169,6 +186,8 @@ impl Card {
             checkpoint_sha256: entries.text("checkpoint_sha256")?.into(),
             converter: entries.text("converter")?.into(),
             network: entries.text("network")?.into(),
+            lowering: entries.optional("lowering", Entries::word)?.unwrap_or_default(),
+            batch: entries.optional("batch", Entries::parse)?,
         };
         match card.front_end.problem() {
             Some(problem) => Err(CardError::FrontEnd { problem }),
@@ -184,14 +203,28 @@ impl Card {
     pub fn check_input(&self, fbank: &Tensor) -> anyhow::Result<[usize; 3]> {
         let FrontEnd { n_frames, n_mels, .. } = self.front_end;
         match *fbank.shape() {
-            [batch, frames, mels] if batch > 0 && (frames, mels) == (n_frames, n_mels) => {
+            [batch, frames, mels]
+                if batch > 0
+                    && (frames, mels) == (n_frames, n_mels)
+                    && self.batch.is_none_or(|fixed| fixed == batch) =>
+            {
                 Ok([batch, frames, mels])
             }
-            ref got => bail!(
-                "`{FBANK}` has shape {got:?}, expected [batch, {n_frames}, {n_mels}] with a batch of at \
-                 least 1"
-            ),
+            ref got => {
+                let shape = self.input_shape();
+                let batch = match self.batch {
+                    Some(batch) => format!("as the file was exported with --batch {batch}"),
+                    None => "with a batch of at least 1".into(),
+                };
+                bail!("`{FBANK}` has shape {got:?}, expected {shape} {batch}")
+            }
         }
+    }
+
+    /// Shape of the input, for people.
+    pub fn input_shape(&self) -> String {
+        let batch = self.batch.map_or_else(|| "batch".into(), |batch| batch.to_string());
+        format!("[{batch}, {}, {}]", self.front_end.n_frames, self.front_end.n_mels)
     }
 
     /// Label of class `index`; a class without a label is called by its number.
@@ -206,6 +239,15 @@ impl Entries<'_> {
     fn text(&self, key: &str) -> Result<&str, CardError> {
         let key = format!("{PREFIX}{key}");
         self.0.get(&key).map(String::as_str).ok_or(CardError::Missing { key })
+    }
+
+    /// `None` where the key is not there.
+    fn optional<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl FnOnce(&'a Self, &str) -> Result<T, CardError>,
+    ) -> Result<Option<T>, CardError> {
+        self.text(key).ok().map(|_| read(self, key)).transpose()
     }
 
     fn unreadable(&self, key: &str, got: &str) -> CardError {
@@ -260,6 +302,8 @@ mod tests {
             checkpoint_sha256: "00ff".into(),
             converter: "ssamba-edge 0.1.0".into(),
             network: "d_model=64".into(),
+            lowering: Lowering::Chunk,
+            batch: Some(2),
         }
     }
 
@@ -273,11 +317,22 @@ mod tests {
     #[test]
     fn a_missing_or_broken_entry_is_named() {
         let metadata = card().to_metadata();
-        for key in metadata.keys().filter(|key| *key != "ssamba.card") {
+        let optional = ["ssamba.card", "ssamba.lowering", "ssamba.batch"];
+        for key in metadata.keys().filter(|key| !optional.contains(&key.as_str())) {
             let mut lacking = metadata.clone();
             lacking.remove(key);
             let error = Card::from_metadata(&lacking).unwrap_err();
             assert_eq!(error, CardError::Missing { key: key.clone() });
+        }
+        let mut older = metadata.clone();
+        older.retain(|key, _| !["ssamba.lowering", "ssamba.batch"].contains(&key.as_str()));
+        let read = Card::from_metadata(&older).unwrap();
+        assert_eq!((read.lowering, read.batch), (Lowering::Function, None));
+        for key in ["ssamba.lowering", "ssamba.batch"] {
+            let mut broken = metadata.clone();
+            broken.insert(key.into(), "-1".into());
+            let error = Card::from_metadata(&broken).unwrap_err();
+            assert_eq!(error, CardError::Value { key: key.into(), got: "-1".into() });
         }
         let mut broken = metadata;
         broken.insert("ssamba.n_frames".into(), "many".into());
@@ -290,6 +345,16 @@ mod tests {
             let error = Card::from_metadata(&absurd).unwrap_err();
             assert!(matches!(error, CardError::FrontEnd { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_fixed_batch_is_asked_for() {
+        let clips = |batch| Tensor::new([batch, 98, 128], vec![0.0; batch * 98 * 128]).unwrap();
+        assert_eq!(card().check_input(&clips(2)).unwrap(), [2, 98, 128]);
+        let message = card().check_input(&clips(1)).unwrap_err().to_string();
+        assert!(message.contains("expected [2, 98, 128]"), "{message}");
+        let free = Card { batch: None, ..card() };
+        assert_eq!(free.check_input(&clips(1)).unwrap(), [1, 98, 128]);
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub mod short_conv;
 mod streams;
 
 pub use selective_scan::{
-    Attributes, Combine, MAX_D_STATE, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN,
-    Sizes,
+    Attributes, Combine, MAX_D_STATE, OPERANDS, PARAMETERS, REQUIRED_OPERANDS, RawAttributes,
+    SELECTIVE_SCAN, Sizes,
 };
 pub use short_conv::SHORT_CONV;
 

@@ -44,6 +44,7 @@
 //! of the terms that an output adds up.
 
 mod blocks;
+pub mod cuda;
 mod kernel;
 mod math;
 mod output;

@@ -3,18 +3,24 @@
 //! ONNX Runtime is a shared library that is found and loaded at run time: building this crate needs
 //! none. [`library`] says where it is looked for. [`OrtSession`] runs a file with our kernels of the
 //! operators `ssamba::SelectiveScan` and `ssamba::ShortConv` registered, or, for comparison, with the
-//! function bodies that the file carries.
+//! function bodies that the file carries. [`Provider`] says what it runs on.
 //!
 //! ONNX Runtime's own messages are off; the variable `ORT_LOG` (`verbose`, `info`, `warning`,
 //! `error`, `fatal`) turns them on, on stderr. What fails is returned as an error either way.
 
 #![deny(missing_docs)]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod library;
 mod message;
+mod providers;
 mod selective_scan;
 mod session;
 mod short_conv;
 
 pub use library::Library;
+pub use providers::Provider;
+#[cfg(feature = "cuda")]
+pub use providers::{Arena, Cuda, Gpu};
 pub use session::{Options, OrtSession};

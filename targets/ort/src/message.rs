@@ -11,8 +11,8 @@ pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
     }
 }
 
-/// Drops stack traces, the file, line and signature that ONNX Runtime puts before a failed check,
-/// and what it says around the messages of our kernels.
+/// Drops stack traces, codes, the file, line and signature that ONNX Runtime puts before a failed
+/// check, and what it says around the messages of our kernels and of the system's loader.
 fn shorten(message: &str) -> String {
     let message = message.split("Stacktrace:").next().unwrap_or_default();
     let words: Vec<&str> = message.split_whitespace().collect();
@@ -22,6 +22,14 @@ fn shorten(message: &str) -> String {
     }
     let line = line.trim().trim_end_matches('.');
     let line = line.strip_prefix("Exception during initialization: ").unwrap_or(line);
+    let line = match line.strip_prefix("[ONNXRuntimeError] : ") {
+        // The number of the code, and its name.
+        Some(coded) => coded.splitn(3, " : ").nth(2).unwrap_or(coded),
+        None => line,
+    };
+    if let Some((library, missing)) = missing_library(line) {
+        return format!("`{missing}` is missing, which `{library}` needs");
+    }
     let failed = line
         .strip_prefix("Non-zero status code returned while running ")
         .and_then(|line| line.split_once(" node. Name:'"))
@@ -30,6 +38,14 @@ fn shorten(message: &str) -> String {
         Some((node, reason)) => format!("node `{node}`: {reason}"),
         None => line.to_owned(),
     }
+}
+
+/// The library that does not load, and the one that it needs and that the loader did not find.
+fn missing_library(line: &str) -> Option<(&str, &str)> {
+    let (library, reason) =
+        line.strip_prefix("Failed to load library ")?.split_once(" with error: ")?;
+    let (missing, _) = reason.split_once(": cannot open shared object file: No such file")?;
+    Some((library, missing))
 }
 
 /// The range of `/a/path.cc:123 type function(arguments) const `, when something follows it.
@@ -76,6 +92,19 @@ mod tests {
         let message = "Non-zero status code returned while running SelectiveScan node. Name:'scan' \
                        Status Message: operand `Cm` has shape [2]";
         assert_eq!(shorten(message), "node `scan`: operand `Cm` has shape [2]");
+    }
+
+    #[test]
+    fn a_library_that_is_missing_is_named_before_the_one_that_needs_it() {
+        let message = "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/libprovider.so with \
+                       error: libcublasLt.so.13: cannot open shared object file: No such file or \
+                       directory";
+        assert_eq!(
+            shorten(message),
+            "`libcublasLt.so.13` is missing, which `/a/libprovider.so` needs"
+        );
+        let other = "Failed to load library /a/libprovider.so with error: it is too short";
+        assert_eq!(shorten(&format!("[ONNXRuntimeError] : 1 : FAIL : {other}")), other);
     }
 
     #[test]

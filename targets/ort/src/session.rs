@@ -18,11 +18,15 @@ use ort::{
 };
 use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
 
-use crate::{Library, library, message::readable, selective_scan};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Bound, Device};
+use crate::{Library, Provider, library, message::readable};
 
 /// How to open a file.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What runs the file.
+    pub provider: Provider,
     /// Threads that compute one node; `None`: as many as the system grants this process.
     pub threads: Option<usize>,
     /// ONNX Runtime's library; `None`: the one that [`library`](crate::library) finds.
@@ -34,16 +38,19 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: None, library: None, use_op: true }
+        Self { provider: Provider::default(), threads: None, library: None, use_op: true }
     }
 }
 
-/// An exported file, open on the CPU provider of ONNX Runtime.
+/// An exported file, open on a provider of ONNX Runtime.
 #[derive(Debug)]
 pub struct OrtSession {
     graph: Graph,
     card: Card,
     library: Library,
+    provider: Provider,
+    #[cfg(feature = "cuda")]
+    bound: Option<Bound>,
 }
 
 impl OrtSession {
@@ -51,22 +58,29 @@ impl OrtSession {
     /// not.
     ///
     /// # Errors
-    /// When ONNX Runtime cannot be loaded; when it refuses the file; or when the file has no card
-    /// of ours, or one that contradicts its graph.
+    /// When ONNX Runtime cannot be loaded; when the provider cannot be used; when the file is
+    /// refused; or when it has no card of ours, or one that contradicts its graph.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let (library, environment) = library::runtime(options.library.as_deref())?;
         let open = || -> Result<(Graph, Card)> {
             // For the system's own words where it cannot be read.
             File::open(path)?;
-            let graph = graph(path, options, &environment)?;
+            let graph = graph(path, options, &library, &environment)?;
             let card = card(&graph)?;
             check_graph(&graph, &card)?;
             Ok((graph, card))
         };
         let (graph, card) =
             open().with_context(|| format!("cannot open `{}` in ONNX Runtime", path.display()))?;
-        Ok(Self { graph, card, library })
+        Ok(Self {
+            graph,
+            card,
+            library,
+            provider: options.provider.clone(),
+            #[cfg(feature = "cuda")]
+            bound: None,
+        })
     }
 
     /// The ONNX Runtime that runs this session.
@@ -77,7 +91,7 @@ impl OrtSession {
 
 impl Session for OrtSession {
     fn provider(&self) -> &str {
-        "cpu"
+        self.provider.name()
     }
 
     fn card(&self) -> &Card {
@@ -85,15 +99,25 @@ impl Session for OrtSession {
     }
 
     fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
-        self.card.check_input(fbank).context("cpu")?;
+        let provider = self.provider.name();
+        self.card.check_input(fbank).context(provider)?;
+        #[cfg(feature = "cuda")]
+        if self.provider.device().is_some() {
+            self.write(fbank)?;
+            self.run_written()?;
+            return self.read();
+        }
         let input = TensorRef::from_array_view((fbank.shape(), fbank.data())).map_err(readable)?;
-        let outputs =
-            self.graph.run(inputs![FBANK => input]).map_err(readable).context("cpu: run failed")?;
+        let outputs = self
+            .graph
+            .run(inputs![FBANK => input])
+            .map_err(readable)
+            .with_context(|| format!("{provider}: run failed"))?;
         let outputs = outputs.iter().map(|(name, value)| {
             let (shape, data) = value
                 .try_extract_tensor::<f32>()
                 .map_err(readable)
-                .with_context(|| format!("cpu: output `{name}`"))?;
+                .with_context(|| format!("{provider}: output `{name}`"))?;
             let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
             Ok((name.to_owned(), Tensor::new(shape, data.to_vec())?))
         });
@@ -101,11 +125,67 @@ impl Session for OrtSession {
     }
 }
 
+/// Runs on a GPU in three steps, of which the second touches nothing but the device.
+#[cfg(feature = "cuda")]
+impl OrtSession {
+    /// Copies the input to the device, to an address that stays the same for a batch of one size.
+    ///
+    /// # Errors
+    /// When the provider is not a GPU's, the input does not fit the card, or the device's memory is
+    /// too small; when a graph was captured for a batch of another size.
+    pub fn write(&mut self, fbank: &Tensor) -> Result<()> {
+        let provider = self.provider.name();
+        self.card.check_input(fbank).context(provider)?;
+        let Some(cuda) = self.provider.device() else { bail!("{provider}: not on a GPU") };
+        match &self.bound {
+            Some(bound) if bound.shape() == fbank.shape() => {}
+            Some(bound) if cuda.cuda_graph => bail!(
+                "{provider}: the CUDA graph of this session is for a batch of {}, got {}; open another",
+                bound.shape()[0],
+                fbank.shape()[0]
+            ),
+            _ => {
+                // What was bound goes first: there may be no room for both.
+                self.bound = None;
+                let device = Device::open(cuda.device)?;
+                let bound = Bound::new(&self.graph, &device, cuda.device, fbank.shape());
+                self.bound = Some(bound.context(provider)?);
+            }
+        }
+        self.bound.as_mut().context("nothing is bound")?.write(fbank).context(provider)
+    }
+
+    /// Runs on what was written, and waits for the device.
+    ///
+    /// # Errors
+    /// When nothing was written, or the device fails.
+    pub fn run_written(&mut self) -> Result<()> {
+        let provider = self.provider.name();
+        let bound = self.bound.as_ref().with_context(|| format!("{provider}: no input yet"))?;
+        bound.run(&mut self.graph).with_context(|| format!("{provider}: run failed"))
+    }
+
+    /// The outputs of the last run.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub fn read(&self) -> Result<Outputs> {
+        let provider = self.provider.name();
+        let bound = self.bound.as_ref().with_context(|| format!("{provider}: no input yet"))?;
+        bound.read().context(provider)
+    }
+}
+
 /// Held while a file is opened: ONNX Runtime enters the domain of an operator into a table of the
 /// process, and two sessions that do so at the same time fail.
 static OPENING: Mutex<()> = Mutex::new(());
 
-fn graph(path: &Path, options: &Options, environment: &Environment) -> Result<Graph> {
+fn graph(
+    path: &Path,
+    options: &Options,
+    library: &Library,
+    environment: &Environment,
+) -> Result<Graph> {
     let threads = match options.threads {
         Some(0) => bail!("0 threads asked for, expected at least 1"),
         Some(threads) => threads,
@@ -117,8 +197,16 @@ fn graph(path: &Path, options: &Options, environment: &Environment) -> Result<Gr
         .map_err(readable)?
         .with_intra_threads(threads)
         .map_err(readable)?;
+    let provider = &options.provider;
+    builder = provider
+        .register(builder)
+        .with_context(|| format!("cannot use provider `{}` of {library}", provider.name()))?;
+    if provider.on_gpu() {
+        // A plan made in the first run would come on top of what that run took.
+        builder = builder.with_memory_pattern(false).map_err(readable)?;
+    }
     if options.use_op {
-        let domain = selective_scan::domain().map_err(readable)?;
+        let domain = provider.operators()?;
         builder = builder.with_operators(domain).map_err(readable)?;
     }
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,7 +233,8 @@ fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
     if input.name() != FBANK {
         bail!("the graph takes the input `{}`, expected `{FBANK}`", input.name());
     }
-    let expected = [-1, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
+    let batch = card.batch.map_or(-1, |batch| batch as i64);
+    let expected = [batch, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
     match input.dtype() {
         ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }
             if shape.len() == expected.len()
@@ -157,9 +246,8 @@ fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
             Ok(())
         }
         other => bail!(
-            "the graph's `{FBANK}` is {other}, but its card says f32 of shape [batch, {}, {}]",
-            card.front_end.n_frames,
-            card.front_end.n_mels
+            "the graph's `{FBANK}` is {other}, but its card says f32 of shape {}",
+            card.input_shape()
         ),
     }
 }

@@ -162,7 +162,7 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
         .dims()
         .map(|size| size.concretize().and_then(|size| size.to_usize().ok()))
         .collect();
-    let expected = [None, Some(card.front_end.n_frames), Some(card.front_end.n_mels)];
+    let expected = [card.batch, Some(card.front_end.n_frames), Some(card.front_end.n_mels)];
     let fits = sizes.len() == expected.len()
         && sizes
             .iter()
@@ -170,9 +170,8 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
             .all(|(&got, expected)| got.is_none() || expected.is_none() || got == expected);
     if !fits || fact.datum_type.concretize() != Some(f32::datum_type()) {
         bail!(
-            "the graph's `{FBANK}` is {fact:?}, but its card says f32 of shape [batch, {}, {}]",
-            card.front_end.n_frames,
-            card.front_end.n_mels
+            "the graph's `{FBANK}` is {fact:?}, but its card says f32 of shape {}",
+            card.input_shape()
         );
     }
     Ok(())

@@ -12,6 +12,7 @@
 //! pair read the same `rho`, so nothing orders them: by default they are lowered as one step.
 
 use anyhow::Result;
+use ssamba_contract::Lowering;
 use ssamba_model::{
     Config, Model, NORM_EPS, NormKind,
     weights::{LayerWeights, NormWeights},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     conv_function::ConvConfiguration,
     function::ScanConfiguration,
-    graph::{Attribute, GraphBuilder, Value},
+    graph::{Attribute, GraphBuilder, Precision, Value},
 };
 
 /// Encoder under construction: its parameters, and how far the residual is scaled down.
@@ -32,6 +33,8 @@ pub(crate) struct Encoder<'a> {
     pub(crate) model: &'a Model,
     pub(crate) conv: &'a ConvConfiguration,
     pub(crate) scan: &'a ScanConfiguration,
+    pub(crate) precision: Precision,
+    pub(crate) lowering: Lowering,
 }
 
 impl Encoder<'_> {
@@ -93,7 +96,7 @@ impl Encoder<'_> {
         rho: &Value,
     ) -> Result<Value> {
         let oriented = [Oriented { mixer: &layer.mixer, reversed }];
-        let normalised = self.norm(g, "norm", Some(&layer.norm), k, rho)?;
+        let normalised = self.layer_norm(g, Some(&layer.norm), k, rho)?;
         let in_projection = InProjection::new(&oriented, None)?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
@@ -122,13 +125,31 @@ impl Encoder<'_> {
                 Ok(NormParameters { weight: vector(&layer.norm.weight)?, bias })
             })
             .collect::<Result<Vec<_>>>()?;
-        let normalised = self.norm(g, "norm", None, k, rho)?;
+        let normalised = self.layer_norm(g, None, k, rho)?;
         let in_projection = InProjection::new(&oriented, Some(&norms))?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
 
-    /// A norm of the network's kind with epsilon scaled for `rho = s / 2^k`; without parameters
-    /// where `weights` is `None`.
+    /// The norm of a layer, in the precision of the layers; without parameters where `weights` is
+    /// `None`.
+    fn layer_norm(
+        &self,
+        g: &mut GraphBuilder,
+        weights: Option<&NormWeights>,
+        k: i32,
+        rho: &Value,
+    ) -> Result<Value> {
+        // `LayerNormalization` computes in `f32` whatever it is given; the nodes of the other norm
+        // would not.
+        if self.precision == Precision::F32 || self.model.norm() == NormKind::Layer {
+            return self.norm_in(g, "norm", self.precision, weights, k, rho);
+        }
+        let wide = g.scope("norm", |g| g.cast(rho, Precision::F32));
+        let normalised = self.norm(g, "norm", weights, k, &wide)?;
+        Ok(g.scope("norm", |g| g.cast(&normalised, self.precision)))
+    }
+
+    /// A norm of the network's kind with epsilon scaled for `rho = s / 2^k`, in `f32`.
     pub(crate) fn norm(
         &self,
         g: &mut GraphBuilder,
@@ -137,16 +158,30 @@ impl Encoder<'_> {
         k: i32,
         x: &Value,
     ) -> Result<Value> {
+        self.norm_in(g, name, Precision::F32, weights, k, x)
+    }
+
+    fn norm_in(
+        &self,
+        g: &mut GraphBuilder,
+        name: &str,
+        precision: Precision,
+        weights: Option<&NormWeights>,
+        k: i32,
+        x: &Value,
+    ) -> Result<Value> {
         let eps = NORM_EPS * f64::from(-2 * k).exp2();
-        norm(g, name, self.model.norm(), self.config().d_model, weights, eps, x)
+        norm(g, name, self.model.norm(), precision, self.config().d_model, weights, eps, x)
     }
 }
 
-/// A norm over the last axis.
+/// A norm over the last axis of `x`, which is of that precision.
+#[expect(clippy::too_many_arguments, reason = "one caller for each of two kinds of norm")]
 pub(crate) fn norm(
     g: &mut GraphBuilder,
     name: &str,
     kind: NormKind,
+    precision: Precision,
     d_model: usize,
     weights: Option<&NormWeights>,
     eps: f64,
@@ -159,9 +194,9 @@ pub(crate) fn norm(
     };
     Ok(g.scope(name, |g| match kind {
         NormKind::Layer => {
-            let weight =
-                g.floats("weight", &[d_model], &weight.unwrap_or_else(|| vec![1.0; d_model]));
-            let bias = bias.map(|bias| g.floats("bias", &[d_model], &bias));
+            let weight = weight.unwrap_or_else(|| vec![1.0; d_model]);
+            let weight = g.numbers("weight", &[d_model], &weight, precision);
+            let bias = bias.map(|bias| g.numbers("bias", &[d_model], &bias, precision));
             let inputs: Vec<&Value> = [x, &weight].into_iter().chain(&bias).collect();
             let attributes =
                 [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(eps as f32))];

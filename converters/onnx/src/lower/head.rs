@@ -7,7 +7,7 @@ use super::{
     block::{Encoder, norm},
     matrix::{Matrix, vector},
 };
-use crate::graph::{Attribute, GraphBuilder, Value};
+use crate::graph::{Attribute, GraphBuilder, Precision, Value};
 
 /// What the graph can put out.
 pub(crate) struct Results {
@@ -108,8 +108,16 @@ pub(crate) fn classify(g: &mut GraphBuilder, head: &HeadWeights, pooled: &Value)
     let d_model = weight.rows;
     let bias = vector(&head.bias)?;
     g.scope("head", |g| {
-        let normalised =
-            norm(g, "norm", NormKind::Layer, d_model, Some(&head.norm), NORM_EPS, pooled)?;
+        let normalised = norm(
+            g,
+            "norm",
+            NormKind::Layer,
+            Precision::F32,
+            d_model,
+            Some(&head.norm),
+            NORM_EPS,
+            pooled,
+        )?;
         let weight = g.floats("weight", &weight.shape(), &weight.data);
         let bias = g.floats("bias", &[bias.len()], &bias);
         let product = g.matmul(&normalised, &weight);

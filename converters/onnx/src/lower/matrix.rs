@@ -43,6 +43,30 @@ impl Matrix {
         }
     }
 
+    /// `row`, and as many rows of zeros as make `rows`.
+    pub(crate) fn row_of(row: &[f64], rows: usize) -> Self {
+        let mut data = row.to_vec();
+        data.resize(rows * row.len(), 0.0);
+        Self { rows, columns: row.len(), data }
+    }
+
+    /// One after the other along the diagonal, zero elsewhere.
+    pub(crate) fn diagonal(parts: &[Self]) -> Self {
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let columns = parts.iter().map(|part| part.columns).sum();
+        let mut data = vec![0.0; rows * columns];
+        let (mut top, mut left) = (0, 0);
+        for part in parts {
+            for row in 0..part.rows {
+                let start = (top + row) * columns + left;
+                data[start..start + part.columns].copy_from_slice(part.row(row));
+            }
+            top += part.rows;
+            left += part.columns;
+        }
+        Self { rows, columns, data }
+    }
+
     fn row(&self, row: usize) -> &[f64] {
         &self.data[row * self.columns..(row + 1) * self.columns]
     }

@@ -1,4 +1,5 @@
-//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams.
+//! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams; see
+//! [`chunk`] for the lowering without them.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
@@ -6,7 +7,7 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
-use ssamba_contract::op;
+use ssamba_contract::{Lowering, op};
 use ssamba_model::{
     Config,
     weights::{MixerWeights, StreamWeights},
@@ -14,12 +15,12 @@ use ssamba_model::{
 
 use super::{
     block::Encoder,
+    chunk,
     matrix::{Matrix, vector},
 };
 use crate::{
     conv_function::ConvConfiguration,
-    function::ScanConfiguration,
-    graph::{GraphBuilder, Value},
+    graph::{GraphBuilder, Precision, Value},
 };
 
 /// A mixer and the order of tokens that upstream feeds it.
@@ -31,7 +32,7 @@ pub(crate) struct Oriented<'a> {
 
 impl<'a> Oriented<'a> {
     /// The parameters that walk left to right, then those that walk right to left.
-    fn streams(self) -> [&'a StreamWeights; 2] {
+    pub(crate) fn streams(self) -> [&'a StreamWeights; 2] {
         match self.reversed {
             false => [&self.mixer.forward, &self.mixer.reverse],
             true => [&self.mixer.reverse, &self.mixer.forward],
@@ -39,12 +40,48 @@ impl<'a> Oriented<'a> {
     }
 }
 
-/// In-projection of all mixers side by side, [d_model, 2 * mixers * d_inner]: every `x`, then every
-/// `z`, with the norm's weight folded into the rows and its bias into the returned offset.
+/// In-projections of all mixers side by side: to every `x`, and to every `z`.
 pub(crate) struct InProjection {
-    pub(crate) weight: Matrix,
-    pub(crate) offset: Option<Vec<f64>>,
+    x: Half,
+    z: Half,
 }
+
+/// `[d_model, mixers * d_inner]`, with the norm's weight folded into the rows and its bias into the
+/// offset.
+struct Half {
+    weight: Matrix,
+    offset: Option<Vec<f64>>,
+}
+
+impl Half {
+    /// `hidden` times the weight, plus the offset.
+    fn project(&self, g: &mut GraphBuilder, precision: Precision, hidden: &Value) -> Value {
+        let mut weight = self.weight.clone();
+        match (&self.offset, precision) {
+            (Some(offset), Precision::F16) => {
+                // `hidden` ends with ones.
+                weight = Matrix::below(&[weight, Matrix::row_of(offset, ONES)]);
+                let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
+                g.matmul(hidden, &weight)
+            }
+            (Some(offset), Precision::F32) => {
+                let weight = g.floats("weight", &weight.shape(), &weight.data);
+                let product = g.matmul(hidden, &weight);
+                let offset = g.floats("bias", &[offset.len()], offset);
+                g.add(&product, &offset)
+            }
+            (None, _) => {
+                let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
+                g.matmul(hidden, &weight)
+            }
+        }
+    }
+}
+
+/// Columns of ones that a hidden state in half precision is lengthened by, so that its projection adds
+/// the offset: an addition after it would read and write what is many times as wide. Tensor cores take
+/// rows of a multiple of eight values.
+const ONES: usize = 8;
 
 /// Parameters of a norm, to be folded.
 pub(crate) struct NormParameters {
@@ -69,16 +106,20 @@ impl InProjection {
             xs.push(weight.columns(0, d_inner));
             zs.push(weight.columns(d_inner, d_inner));
         }
-        let halves =
-            |half: fn(&[f64]) -> &[f64]| offsets.iter().flat_map(move |offset| half(offset));
-        let offset = (!offsets.is_empty()).then(|| {
-            halves(|offset| &offset[..offset.len() / 2])
-                .chain(halves(|offset| &offset[offset.len() / 2..]))
-                .copied()
-                .collect()
-        });
-        xs.extend(zs);
-        Ok(Self { weight: Matrix::beside(&xs), offset })
+        let halves = |half: fn(&[f64]) -> &[f64]| {
+            (!offsets.is_empty())
+                .then(|| offsets.iter().flat_map(|offset| half(offset)).copied().collect())
+        };
+        Ok(Self {
+            x: Half {
+                weight: Matrix::beside(&xs),
+                offset: halves(|offset| &offset[..offset.len() / 2]),
+            },
+            z: Half {
+                weight: Matrix::beside(&zs),
+                offset: halves(|offset| &offset[offset.len() / 2..]),
+            },
+        })
     }
 }
 
@@ -92,29 +133,35 @@ pub(crate) fn mixers(
     out_scale: f64,
     hidden: &Value,
 ) -> Result<Value> {
-    let config = encoder.config();
-    let width = mixers.len() * config.d_inner;
-    let weight =
-        g.floats("in_proj.weight", &in_projection.weight.shape(), &in_projection.weight.data);
-    let mut xz = g.scope("in_proj", |g| g.matmul(hidden, &weight));
-    if let Some(offset) = &in_projection.offset {
-        let offset = g.floats("in_proj.bias", &[offset.len()], offset);
-        xz = g.scope("in_proj", |g| g.add(&xz, &offset));
+    let precision = encoder.precision;
+    let mut hidden = hidden.clone();
+    if precision == Precision::F16 && in_projection.x.offset.is_some() {
+        let pads = g.integers(&[0, 0, 0, 0, 0, ONES as i64]);
+        let one = g.numbers("one", &[], &[1.0], precision);
+        hidden = g.node("Pad", &[&hidden, &pads, &one], &[]);
     }
-    let [x, z]: [Value; 2] = g
-        .split(&xz, 2, &[width, width])
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("a split in two has two outputs"))?;
+    let x = g.scope("in_proj_x", |g| in_projection.x.project(g, precision, &hidden));
+    let z = g.scope("in_proj_z", |g| in_projection.z.project(g, precision, &hidden));
 
-    let u = short_conv(g, encoder.conv, mixers, &x)?;
-    let y = selective_scan(g, config, mixers, encoder.scan, &u, &z)?;
+    let y = match (encoder.lowering, precision) {
+        (Lowering::Function, _) => {
+            let u = short_conv(g, encoder.conv, mixers, &x)?;
+            selective_scan(g, encoder, mixers, &u, &z)?
+        }
+        (Lowering::Chunk, Precision::F32) => chunk::mixers(g, encoder, mixers, &x, &z)?,
+        (Lowering::Chunk, half) => {
+            let [x, z] = [x, z].map(|value| g.cast(&value, Precision::F32));
+            let y = chunk::mixers(g, encoder, mixers, &x, &z)?;
+            g.cast(&y, half)
+        }
+    };
 
     let out = mixers
         .iter()
         .map(|oriented| Matrix::transposed(&oriented.mixer.out_proj))
         .collect::<Result<Vec<_>>>()?;
     let out = Matrix::below(&out).scale(out_scale);
-    let weight = g.floats("out_proj.weight", &out.shape(), &out.data);
+    let weight = g.numbers("out_proj.weight", &out.shape(), &out.data, precision);
     Ok(g.scope("out_proj", |g| g.matmul(&y, &weight)))
 }
 
@@ -140,16 +187,42 @@ fn short_conv(
 /// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`.
 fn selective_scan(
     g: &mut GraphBuilder,
-    config: &Config,
+    encoder: &Encoder<'_>,
     mixers: &[Oriented<'_>],
-    scan: &ScanConfiguration,
     u: &Value,
     z: &Value,
 ) -> Result<Value> {
-    let &Config { d_inner, d_state, dt_rank, .. } = config;
+    let &Config { d_inner, d_state, .. } = encoder.config();
     let streams: Vec<&StreamWeights> = mixers.iter().flat_map(|mixer| mixer.streams()).collect();
-    let (mut delta, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
     let (mut a, mut d_skip, mut delta_bias) = (Vec::new(), Vec::new(), Vec::new());
+    for stream in &streams {
+        a.extend(vector(&stream.a_log)?.into_iter().map(|a_log| -a_log.exp()));
+        d_skip.extend(vector(&stream.d_skip)?);
+        delta_bias.extend(vector(&stream.dt_bias)?);
+    }
+    let [delta, b, c] = match encoder.precision {
+        Precision::F32 => project_each(g, encoder, &streams, u)?,
+        Precision::F16 => project_all(g, encoder, &streams, u)?,
+    };
+    let width = streams.len() * d_inner;
+    let a = g.floats("A", &[width, d_state], &a);
+    let d_skip = g.floats("D", &[width], &d_skip);
+    let delta_bias = g.floats("dt_proj.bias", &[width], &delta_bias);
+    let operands = [u, &delta, &a, &b, &c, &d_skip, z, &delta_bias];
+    let attributes = encoder.scan.attributes();
+    let mut y = g.node_in(op::DOMAIN, op::SELECTIVE_SCAN, &operands, &attributes, 1);
+    Ok(y.remove(0))
+}
+
+/// `delta`, `B` and `C` of all streams, a product for each stream: the fewest operations, for a CPU.
+fn project_each(
+    g: &mut GraphBuilder,
+    encoder: &Encoder<'_>,
+    streams: &[&StreamWeights],
+    u: &Value,
+) -> Result<[Value; 3]> {
+    let &Config { d_inner, d_state, dt_rank, .. } = encoder.config();
+    let (mut delta, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
     let pieces = g.split(u, 2, &vec![d_inner; streams.len()]);
     for (index, (stream, u)) in streams.iter().zip(&pieces).enumerate() {
         let x_proj = Matrix::transposed(&stream.x_proj)?;
@@ -163,16 +236,42 @@ fn selective_scan(
             b.push(parts[1].clone());
             c.push(parts[2].clone());
         });
-        a.extend(vector(&stream.a_log)?.into_iter().map(|a_log| -a_log.exp()));
-        d_skip.extend(vector(&stream.d_skip)?);
-        delta_bias.extend(vector(&stream.dt_bias)?);
     }
-    let width = streams.len() * d_inner;
-    let (delta, b, c) = (g.concat(&delta, 2), g.concat(&b, 2), g.concat(&c, 2));
-    let a = g.floats("A", &[width, d_state], &a);
-    let d_skip = g.floats("D", &[width], &d_skip);
-    let delta_bias = g.floats("dt_proj.bias", &[width], &delta_bias);
-    let operands = [u, &delta, &a, &b, &c, &d_skip, z, &delta_bias];
-    let mut y = g.node_in(op::DOMAIN, op::SELECTIVE_SCAN, &operands, &scan.attributes(), 1);
-    Ok(y.remove(0))
+    Ok([g.concat(&delta, 2), g.concat(&b, 2), g.concat(&c, 2)])
+}
+
+/// The same with one product for all streams, whose matrix is mostly zeros: the fewest bytes, for a
+/// GPU, which multiplies by them in less time than it takes to cut `u` into streams.
+fn project_all(
+    g: &mut GraphBuilder,
+    encoder: &Encoder<'_>,
+    streams: &[&StreamWeights],
+    u: &Value,
+) -> Result<[Value; 3]> {
+    let &Config { d_state, dt_rank, .. } = encoder.config();
+    let x_proj = streams
+        .iter()
+        .map(|stream| Matrix::transposed(&stream.x_proj))
+        .collect::<Result<Vec<_>>>()?;
+    let dt_proj = streams
+        .iter()
+        .map(|stream| Matrix::transposed(&stream.dt_proj))
+        .collect::<Result<Vec<_>>>()?;
+    let kinds = [(0, dt_rank), (dt_rank, d_state), (dt_rank + d_state, d_state)];
+    let kinds_of_all = kinds.map(|(start, count)| {
+        let parts: Vec<Matrix> = x_proj.iter().map(|matrix| matrix.columns(start, count)).collect();
+        Matrix::diagonal(&parts)
+    });
+    let x_proj = Matrix::beside(&kinds_of_all);
+    let dt_proj = Matrix::diagonal(&dt_proj);
+    let x_proj = g.numbers("x_proj.weight", &x_proj.shape(), &x_proj.data, encoder.precision);
+    let dt_proj = g.numbers("dt_proj.weight", &dt_proj.shape(), &dt_proj.data, encoder.precision);
+    let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
+    let widths = kinds.map(|(_, count)| streams.len() * count);
+    let [dt, b, c]: [Value; 3] = g
+        .split(&projected, 2, &widths)
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("a split in three has three outputs"))?;
+    let delta = g.scope("dt_proj", |g| g.matmul(&dt, &dt_proj));
+    Ok([delta, b, c])
 }

@@ -1,7 +1,9 @@
 //! The networks as nodes: one file for each of `models/ssamba` and `models/common`, under the same
-//! name; those of `models/ssast` in their own folder.
+//! name, those of `models/ssast` in their own folder, and one for each other way to write a mixer's
+//! convolutions and scan.
 
 pub(crate) mod block;
+pub(crate) mod chunk;
 pub(crate) mod head;
 pub(crate) mod matrix;
 pub(crate) mod mixer;

@@ -22,7 +22,9 @@
 //!
 //! The output `y` is [B, L, G·D] when `combine` is `sum`, else [B, L, S·D]. A stream marked in
 //! `reverse` walks from the last token to the first and stores each result at its own token, so a
-//! graph never flips anything. State, exponential and softplus are `f32` in every implementation.
+//! graph never flips anything. `A`, `Dskip` and `delta_bias` are `float`, the other operands and the
+//! output all `float` or all `float16`; state, exponential and softplus are `f32` in every
+//! implementation.
 
 use super::{OpError, attribute, streams::Streams};
 
@@ -32,6 +34,8 @@ pub const SELECTIVE_SCAN: &str = "SelectiveScan";
 pub const OPERANDS: [&str; 8] = ["u", "delta", "A", "Bm", "Cm", "Dskip", "z", "delta_bias"];
 /// How many leading operands are required; the others may be omitted.
 pub const REQUIRED_OPERANDS: usize = 5;
+/// Which operands are parameters of the network, `float` in a file of any precision.
+pub const PARAMETERS: [bool; 8] = [false, false, true, false, false, true, false, true];
 /// Largest `d_state` that an implementation has to accept.
 pub const MAX_D_STATE: usize = 32;
 

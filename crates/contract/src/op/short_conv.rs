@@ -13,7 +13,8 @@
 //! u[t] = activation(bias + sum over k of weight[k] * x[t + (K - 1 - k)])      reverse
 //! ```
 //!
-//! Tokens beyond either end are zero. The output `u` is [B, L, S·D].
+//! Tokens beyond either end are zero. The output `u` is [B, L, S·D]. `weight` and `bias` are `float`,
+//! `x` and `u` both `float` or both `float16`; the sum is `f32` in every implementation.
 
 use super::{OpError, attribute, streams::Streams};
 
@@ -24,6 +25,8 @@ pub const SHORT_CONV: &str = "ShortConv";
 pub const OPERANDS: [&str; 3] = ["x", "weight", "bias"];
 /// How many leading operands are required; the others may be omitted.
 pub const REQUIRED_OPERANDS: usize = 2;
+/// Which operands are parameters of the network, `float` in a file of any precision.
+pub const PARAMETERS: [bool; 3] = [false, true, true];
 /// Largest number of taps that an implementation has to accept.
 pub const MAX_TAPS: usize = 16;
 

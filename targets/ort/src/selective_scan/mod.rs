@@ -1,15 +1,20 @@
-//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. `cpu` is
-//! the kernel of the CPU provider. A kernel of another provider is a file beside it and one more
-//! `add` in [`domain`]: `cuda` for the CUDA provider.
+//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. Each
+//! provider has its kernel in a file of its own.
 //!
 //! ONNX Runtime calls into here through C, which a panic must not cross: the functions called
 //! return errors, and [`guarded`] turns a panic into one.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 pub(crate) use cpu::RuntimeThreads;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::element_type;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 use ort::{
     operator::{
@@ -19,18 +24,32 @@ use ort::{
     value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
 };
 use ssamba_contract::op::{
-    Attributes, DOMAIN, OPERANDS, OpError, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN,
-    attribute,
+    Attributes, DOMAIN, OPERANDS, OpError, PARAMETERS, REQUIRED_OPERANDS, RawAttributes,
+    SELECTIVE_SCAN, attribute,
 };
+#[cfg(feature = "cuda")]
+use ssamba_scan::cuda::Element;
 
-/// The domain: the scan with a kernel for every provider that has one, and the convolution.
-pub(crate) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(cpu::SelectiveScan)?.add(crate::short_conv::ShortConv)
+#[cfg(feature = "cuda")]
+use crate::cuda::Device;
+
+/// Adds the kernel of the CPU.
+pub(crate) fn on_cpu(domain: OperatorDomain) -> ort::Result<OperatorDomain> {
+    domain.add(cpu::SelectiveScan)
 }
 
-/// Operands of element type `ty`, the optional ones last.
+/// Adds the kernels of a GPU, one for each type of values.
+#[cfg(feature = "cuda")]
+pub(crate) fn on_cuda(domain: OperatorDomain, device: &Arc<Device>) -> ort::Result<OperatorDomain> {
+    [Element::F32, Element::F16].into_iter().try_fold(domain, |domain, element| {
+        domain.add(cuda::SelectiveScan { device: device.clone(), element })
+    })
+}
+
+/// Operands with sequences of element type `ty`, the optional ones last.
 fn inputs(ty: TensorElementType) -> impl Iterator<Item = OperatorInput> {
     (0..OPERANDS.len()).map(move |index| {
+        let ty = if PARAMETERS[index] { TensorElementType::Float32 } else { ty };
         if index < REQUIRED_OPERANDS {
             OperatorInput::required(ty)
         } else {

@@ -1,6 +1,8 @@
 //! Exported files in ONNX Runtime, through the public door.
 
 mod conv_problem;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod selective_scan;
 mod session;
 mod short_conv;

@@ -8,7 +8,7 @@ use ssamba_ssast::{HEAD_WIDTH, attention::AttentionWeights};
 
 use super::block::linear;
 use crate::{
-    graph::{Attribute, GraphBuilder, Value},
+    graph::{Attribute, GraphBuilder, Precision, Value},
     lower::matrix::{Matrix, vector},
 };
 
@@ -33,11 +33,13 @@ impl fmt::Display for Attention {
     }
 }
 
-/// `hidden` `[batch, seq_len, d_model]` to the same shape, out-projection included.
+/// `hidden` `[batch, seq_len, d_model]`, of that precision as all in between, to the same shape,
+/// out-projection included.
 pub(crate) fn attention(
     g: &mut GraphBuilder,
     weights: &AttentionWeights,
     form: Attention,
+    precision: Precision,
     hidden: &Value,
 ) -> Result<Value> {
     let qkv = Matrix::transposed(&weights.qkv)?;
@@ -55,7 +57,7 @@ pub(crate) fn attention(
         let weight = qkv.columns(start, d_model).scale(factor);
         let bias: Vec<f64> =
             bias[start..start + d_model].iter().map(|value| value * factor).collect();
-        projected.push(linear(g, name, &weight, &bias, hidden));
+        projected.push(linear(g, name, precision, &weight, &bias, hidden));
     }
     let [q, k, v] = projected.as_slice() else { bail!("three projections") };
     let mixed = match form {
@@ -70,7 +72,7 @@ pub(crate) fn attention(
         }
     };
     let proj = Matrix::transposed(&weights.proj)?;
-    Ok(linear(g, "proj", &proj, &vector(&weights.proj_bias)?, &mixed))
+    Ok(linear(g, "proj", precision, &proj, &vector(&weights.proj_bias)?, &mixed))
 }
 
 /// Every head's products and softmax; the queries are scaled already.

@@ -3,29 +3,46 @@
 pub(crate) mod attention;
 pub(crate) mod block;
 
-use anyhow::Result;
-use ssamba_contract::io::FBANK;
+use anyhow::{Result, bail};
+use ssamba_contract::{Lowering, io::FBANK};
 use ssamba_model_common::NormKind;
 use ssamba_ssast::{CLASS_TOKENS, Model, NORM_EPS};
 
-use self::attention::Attention;
 use super::{
     block::norm,
     head::{Pooling, Results, classify, pool},
     patch_embed::patch_embed,
 };
-use crate::graph::{GraphBuilder, Value};
+use crate::{
+    Options,
+    graph::{GraphBuilder, Precision, Value},
+};
 
 /// The whole network, from the graph's input to its outputs.
-pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, form: Attention) -> Result<Results> {
+pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> Result<Results> {
+    if options.lowering == Lowering::Chunk {
+        bail!(
+            "SSAST has no recurrence to lower in chunks, leave the lowering out: \
+             with plain attention its file holds standard operators alone"
+        );
+    }
+    let (form, precision) = (options.attention.unwrap_or_default(), options.precision);
     let weights = model.weights();
     let d_model = weights.config.d_model;
     let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
+    if precision != Precision::F32 {
+        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
+    }
     for (index, block) in weights.blocks.iter().enumerate() {
-        tokens = g.scope(format!("block{index}"), |g| block::block(g, block, form, &tokens))?;
+        tokens =
+            g.scope(format!("block{index}"), |g| block::block(g, block, form, precision, &tokens))?;
+    }
+    let wide = Precision::F32;
+    if precision != wide {
+        tokens = g.scope("norm", |g| g.cast(&tokens, wide));
     }
     let kind = NormKind::Layer;
-    let tokens = norm(g, "norm", kind, d_model, Some(&weights.norm), NORM_EPS, &tokens)?;
+    let tokens = norm(g, "norm", kind, wide, d_model, Some(&weights.norm), NORM_EPS, &tokens)?;
     let shape = Pooling {
         head: model.recipe().head,
         class_tokens: CLASS_TOKENS,

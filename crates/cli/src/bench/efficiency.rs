@@ -1,0 +1,291 @@
+//! `ssamba-edge bench efficiency`: time and memory over the number of tokens, as the paper has them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use ssamba_contract::{Session, Tensor};
+use ssamba_ort::{Arena, Cuda, Gpu, OrtSession};
+
+use super::{
+    chart,
+    networks::{self, Size},
+};
+use crate::{Answer, convert::write_whole, terminal};
+
+/// Time and memory of the networks over the number of tokens, in ONNX Runtime.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What runs them.
+    #[arg(long, value_enum, default_value_t = Device::Cuda)]
+    provider: Device,
+    /// Number of the GPU.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: u32,
+    /// Sizes of the networks.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Size::Tiny])]
+    sizes: Vec<Size>,
+    /// Patches of a clip, each a token.
+    #[arg(long, value_delimiter = ',', default_values_t = [512, 1_024, 2_048, 4_096, 8_192, 22_016])]
+    tokens: Vec<usize>,
+    /// Clips at a time.
+    #[arg(long, value_delimiter = ',', default_values_t = [4])]
+    batch: Vec<usize>,
+    /// Clips of a batch that are run together; fewer take less memory [default: all].
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Of the layers.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Precision::Fp32])]
+    precision: Vec<Precision>,
+    /// Timed runs, after three that are not.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Capture each network as a CUDA graph.
+    #[arg(long)]
+    cuda_graph: bool,
+    /// Two layers of a pair one after the other: less memory, more kernels.
+    #[arg(long)]
+    no_pair_fusion: bool,
+    /// ONNX Runtime's shared library [default: as for `run`].
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// Folder for `efficiency.json` and `efficiency.svg` [default: print alone].
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// ONNX Runtime on the CPU, one thread.
+    Cpu,
+    /// ONNX Runtime on an NVIDIA GPU.
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision.
+    Fp32,
+    /// Half precision.
+    Fp16,
+}
+
+/// What was measured, on what, and how to do it again.
+#[derive(Serialize)]
+struct Report {
+    command: String,
+    machine: String,
+    runtime: String,
+    points: Vec<Point>,
+}
+
+/// One network at one length.
+#[derive(Serialize)]
+pub struct Point {
+    pub network: &'static str,
+    pub size: &'static str,
+    pub precision: Precision,
+    pub batch: usize,
+    pub tokens: usize,
+    /// Median and fastest of the timed runs, input and outputs on the device.
+    pub median_ms: Option<f64>,
+    pub min_ms: Option<f64>,
+    /// Device memory that running adds to what the open file holds.
+    pub peak_mib: Option<f64>,
+    /// Why there are no figures.
+    pub failed: Option<String>,
+}
+
+/// Runs before the timed ones: the first plan, and those that a CUDA graph is captured from.
+const WARM_UP: usize = 3;
+
+pub fn run(args: &Args) -> Result<Answer> {
+    ensure!(
+        !args.cuda_graph || args.provider == Device::Cuda,
+        "--cuda-graph takes --provider cuda"
+    );
+    let machine = match args.provider {
+        Device::Cuda => Gpu::query(args.device)?.name,
+        Device::Cpu => "CPU, one thread".into(),
+    };
+    let mut report = Report {
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine,
+        runtime: String::new(),
+        points: Vec::new(),
+    };
+    terminal::note(format!(
+        "{:<8} {:<6} {:<5} {:>5} {:>7} {:>10} {:>10} {:>10}",
+        "network", "size", "", "batch", "tokens", "median ms", "min ms", "peak MiB"
+    ));
+    for &size in &args.sizes {
+        for &precision in &args.precision {
+            for &batch in &args.batch {
+                for &tokens in &args.tokens {
+                    let point = measure(args, size, precision, batch, tokens, &mut report.runtime);
+                    terminal::note(line(&point));
+                    let failed = point.failed.is_some();
+                    report.points.push(point);
+                    // What is longer needs more.
+                    if failed {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    if let Some(folder) = &args.output {
+        write(folder, &report)?;
+    }
+    let failed = report.points.iter().all(|point| point.failed.is_some());
+    Ok(if failed { Answer::Failed } else { Answer::Yes })
+}
+
+fn line(point: &Point) -> String {
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".into(), |v| format!("{v:.2}"));
+    let Point { network, size, precision, batch, tokens, .. } = point;
+    let precision = match precision {
+        Precision::Fp32 => "fp32",
+        Precision::Fp16 => "fp16",
+    };
+    let figures = format!(
+        "{network:<8} {size:<6} {precision:<5} {batch:>5} {tokens:>7} {:>10} {:>10} {:>10}",
+        figure(point.median_ms),
+        figure(point.min_ms),
+        figure(point.peak_mib)
+    );
+    match &point.failed {
+        Some(reason) => format!("{figures}  {reason}"),
+        None => figures,
+    }
+}
+
+fn measure(
+    args: &Args,
+    size: Size,
+    precision: Precision,
+    batch: usize,
+    tokens: usize,
+    runtime: &mut String,
+) -> Point {
+    let mut point = Point {
+        network: "ssamba",
+        size: size.name(),
+        precision,
+        batch,
+        tokens,
+        median_ms: None,
+        min_ms: None,
+        peak_mib: None,
+        failed: None,
+    };
+    let mut figures = || -> Result<(Vec<f64>, Option<f64>)> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("model.onnx");
+        let model = networks::ssamba(size, tokens)?;
+        let card = ssamba_onnx::card(&model, "bench", "")?;
+        let options = ssamba_onnx::Options {
+            pair_fusion: !args.no_pair_fusion,
+            precision: match precision {
+                Precision::Fp32 => ssamba_onnx::Precision::F32,
+                Precision::Fp16 => ssamba_onnx::Precision::F16,
+            },
+            ..Default::default()
+        };
+        std::fs::write(&path, ssamba_onnx::export(&model, &card, &options)?)?;
+        drop(model);
+        let together = args.micro_batch.unwrap_or(batch);
+        ensure!(
+            together > 0 && batch.is_multiple_of(together),
+            "{batch} clips cannot be run {together} at a time"
+        );
+        let shape = [together, card.front_end.n_frames, card.front_end.n_mels];
+        let data = (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0);
+        let fbank = Tensor::new(shape, data.collect())?;
+        let mut session = open(args, &path)?;
+        *runtime = session.library().to_string();
+        time(args, &mut session, &fbank, batch / together)
+    };
+    match figures() {
+        Ok((mut times, peak)) => {
+            times.sort_by(f64::total_cmp);
+            point.min_ms = times.first().copied();
+            point.median_ms = times.get(times.len() / 2).copied();
+            point.peak_mib = peak;
+        }
+        Err(error) => point.failed = Some(format!("{error:#}")),
+    }
+    point
+}
+
+fn open(args: &Args, path: &Path) -> Result<OrtSession> {
+    let provider = match args.provider {
+        Device::Cpu => ssamba_ort::Provider::Cpu,
+        Device::Cuda => ssamba_ort::Provider::Cuda(Cuda {
+            device: args.device,
+            arena: Arena::SameAsRequested,
+            cuda_graph: args.cuda_graph,
+            ..Default::default()
+        }),
+    };
+    let threads = (args.provider == Device::Cpu).then_some(1);
+    let library = args.ort_lib.clone();
+    OrtSession::open(
+        path,
+        &ssamba_ort::Options { provider, threads, library, ..Default::default() },
+    )
+}
+
+/// Milliseconds of each timed run of `parts` inputs, and the MiB of device memory that they took.
+fn time(
+    args: &Args,
+    session: &mut OrtSession,
+    fbank: &Tensor,
+    parts: usize,
+) -> Result<(Vec<f64>, Option<f64>)> {
+    let on_device = args.provider == Device::Cuda;
+    let in_use = || Gpu::query(args.device).map(|gpu| gpu.memory_in_use);
+    let before = if on_device { in_use()? } else { 0 };
+    if on_device {
+        session.write(fbank)?;
+    }
+    let mut times = Vec::new();
+    for run in 0..WARM_UP + usize::from(args.runs) {
+        let start = Instant::now();
+        for _ in 0..parts {
+            match on_device {
+                true => session.run_written()?,
+                false => drop(session.run(fbank)?),
+            }
+        }
+        if run >= WARM_UP {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let peak = match on_device {
+        true => Some(in_use()?.saturating_sub(before) as f64 / f64::from(1 << 20)),
+        false => None,
+    };
+    if on_device {
+        let outputs = session.read()?;
+        let finite = outputs.iter().all(|(_, tensor)| tensor.data().iter().all(|x| x.is_finite()));
+        ensure!(finite, "the outputs are not finite");
+    }
+    Ok((times, peak))
+}
+
+fn write(folder: &Path, report: &Report) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+    let json = folder.join("efficiency.json");
+    write_whole(&json, &serde_json::to_vec_pretty(report)?)?;
+    terminal::note(format!("wrote {}", json.display()));
+    let svg = folder.join("efficiency.svg");
+    write_whole(&svg, chart::svg(&report.machine, &report.points).as_bytes())?;
+    terminal::note(format!("wrote {}", svg.display()));
+    Ok(())
+}

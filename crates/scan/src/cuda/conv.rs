@@ -1,0 +1,155 @@
+//! The short convolutions of a mixer as one launch.
+
+use super::{Element, Launch, PlanError, ReverseBits, int, reverse_bits};
+use crate::{Activation, MAX_TAPS};
+
+/// Sizes and settings of a call, as in [`ShortConv`](crate::ShortConv).
+#[derive(Clone, Copy, Debug)]
+pub struct ConvCall<'a> {
+    /// Of `x` and the output.
+    pub element: Element,
+    /// B
+    pub batch: usize,
+    /// L, tokens.
+    pub seq_len: usize,
+    /// D, channels of one stream.
+    pub d_inner: usize,
+    /// K, 1 to [`MAX_TAPS`].
+    pub taps: usize,
+    /// G, mixers.
+    pub groups: usize,
+    /// One or two streams per mixer: whether the stream walks from the last token to the first.
+    pub reverse: &'a [bool],
+    /// What the sum goes through.
+    pub activation: Activation,
+}
+
+/// Device addresses of values of the shapes that [`ShortConv`](crate::ShortConv) names, dense and
+/// aligned to 16 bytes; an optional operand that is absent is 0.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ConvAddresses {
+    /// Operand.
+    pub x: u64,
+    /// Operand, `f32`.
+    pub weight: u64,
+    /// Optional operand, `f32`.
+    pub bias: u64,
+    /// The output, which no operand overlaps.
+    pub u: u64,
+}
+
+/// What the kernels take, by value: the struct of this name in [`SOURCE`](super::SOURCE).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ConvArguments {
+    addresses: ConvAddresses,
+    batch: i32,
+    seq_len: i32,
+    d_inner: i32,
+    taps: i32,
+    groups: i32,
+    directions: i32,
+    silu: i32,
+    reverse: ReverseBits,
+}
+
+/// The launch of a call.
+#[derive(Clone, Debug)]
+pub struct ConvPlan {
+    arguments: ConvArguments,
+    launch: Option<Launch>,
+}
+
+/// Constants of the kernels: threads of a block, tokens of a thread, the taps with kernels of their
+/// own, and the channels of a thread there.
+const THREADS: usize = 128;
+const RUN: usize = 32;
+const USUAL_TAPS: usize = 4;
+const WIDTH: usize = 4;
+/// Place of the first kernel in [`KERNELS`](super::KERNELS).
+const FIRST: usize = 8;
+
+impl ConvPlan {
+    /// Plans a call whose `groups` and `reverse` fit each other.
+    ///
+    /// # Errors
+    /// Names the size that is beyond what a launch can count.
+    pub fn new(call: &ConvCall<'_>) -> Result<Self, PlanError> {
+        let &ConvCall { batch, seq_len, d_inner, taps, groups, reverse, .. } = call;
+        if !(1..=MAX_TAPS).contains(&taps) {
+            return Err(PlanError { size: "taps", got: taps, most: MAX_TAPS });
+        }
+        let arguments = ConvArguments {
+            addresses: ConvAddresses::default(),
+            batch: int("batch", batch)?,
+            seq_len: int("seq_len", seq_len)?,
+            d_inner: int("d_inner", d_inner)?,
+            taps: int("taps", taps)?,
+            groups: int("groups", groups)?,
+            directions: int("directions", reverse.len() / groups.max(1))?,
+            silu: (call.activation == Activation::Silu).into(),
+            reverse: reverse_bits(reverse)?,
+        };
+        if batch * seq_len * d_inner == 0 {
+            return Ok(Self { arguments, launch: None });
+        }
+        let usual = taps == USUAL_TAPS && d_inner.is_multiple_of(WIDTH);
+        let width = if usual { WIDTH } else { 1 };
+        let threads = batch * seq_len.div_ceil(RUN) * (groups * d_inner / width);
+        let half = call.element == Element::F16;
+        let launch = Launch {
+            kernel: FIRST + usize::from(half) * 2 + usize::from(!usual),
+            blocks: int("blocks", threads.div_ceil(THREADS))?.unsigned_abs(),
+            threads: THREADS as u32,
+        };
+        Ok(Self { arguments, launch: Some(launch) })
+    }
+
+    /// What to launch; nothing when the output is empty.
+    pub fn launch(&self) -> Option<Launch> {
+        self.launch
+    }
+
+    /// What to launch it with.
+    pub fn arguments(&self, addresses: ConvAddresses) -> ConvArguments {
+        ConvArguments { addresses, ..self.arguments }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::KERNELS, *};
+
+    const CALL: ConvCall<'_> = ConvCall {
+        element: Element::F16,
+        batch: 2,
+        seq_len: 33,
+        d_inner: 64,
+        taps: 4,
+        groups: 2,
+        reverse: &[false, true, false, true],
+        activation: Activation::Silu,
+    };
+
+    #[test]
+    fn a_thread_is_a_vector_of_channels_in_a_run_of_tokens() {
+        let launch = ConvPlan::new(&CALL).unwrap().launch().unwrap();
+        assert_eq!(KERNELS[launch.kernel], "conv_f16_4");
+        assert_eq!((launch.blocks, launch.threads), (1, 128));
+        let odd = ConvCall { d_inner: 65, element: Element::F32, ..CALL };
+        let launch = ConvPlan::new(&odd).unwrap().launch().unwrap();
+        assert_eq!((KERNELS[launch.kernel], launch.blocks), ("conv_f32_any", 5));
+        let taps = ConvCall { taps: 3, ..CALL };
+        let launch = ConvPlan::new(&taps).unwrap().launch().unwrap();
+        assert_eq!(KERNELS[launch.kernel], "conv_f16_any");
+    }
+
+    #[test]
+    fn an_empty_output_needs_no_launch_and_a_size_that_cannot_be_is_named() {
+        let empty = ConvCall { seq_len: 0, ..CALL };
+        assert_eq!(ConvPlan::new(&empty).unwrap().launch(), None);
+        let message = ConvPlan::new(&ConvCall { taps: 17, ..CALL }).unwrap_err().to_string();
+        assert_eq!(message, "`taps` is 17 in a call on CUDA, which takes at most 16");
+    }
+}

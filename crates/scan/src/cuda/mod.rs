@@ -1,0 +1,118 @@
+//! The short convolution and the selective scan on NVIDIA GPUs: their source, and how a call of them
+//! is launched.
+//!
+//! Nothing here touches a GPU: [`SOURCE`] is text for NVIDIA's run-time compiler, and [`ScanPlan`] and
+//! [`ConvPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
+//! one and launches the other. A call is one launch, and uses no memory but its operands and its
+//! output.
+
+mod conv;
+mod scan;
+
+use std::{error::Error, fmt};
+
+pub use conv::{ConvAddresses, ConvArguments, ConvCall, ConvPlan};
+pub use scan::{ScanAddresses, ScanArguments, ScanCall, ScanPlan};
+
+/// CUDA C++ without includes.
+pub const SOURCE: &str = concat!(
+    include_str!("prelude.cu"),
+    include_str!("selective_scan.cu"),
+    include_str!("short_conv.cu")
+);
+/// What the compiler is told besides the architecture.
+pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
+/// The kernels in [`SOURCE`]; a [`Launch`] names one by its place here.
+pub const KERNELS: [&str; 12] = [
+    "scan_f32_8_16",
+    "scan_f32_8_any",
+    "scan_f32_12_16",
+    "scan_f32_12_any",
+    "scan_f16_8_16",
+    "scan_f16_8_any",
+    "scan_f16_12_16",
+    "scan_f16_12_any",
+    "conv_f32_4",
+    "conv_f32_any",
+    "conv_f16_4",
+    "conv_f16_any",
+];
+
+/// Type of the values that flow through a call; its parameters, and all arithmetic, are `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+/// A kernel and its grid, along x alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Place in [`KERNELS`].
+    pub kernel: usize,
+    /// Blocks.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+}
+
+/// One bit a stream, as the kernels take them.
+type ReverseBits = [u32; 32];
+
+fn reverse_bits(reverse: &[bool]) -> Result<ReverseBits, PlanError> {
+    let mut bits = [0; 32];
+    let most = 32 * bits.len();
+    if reverse.len() > most {
+        return Err(PlanError { size: "streams", got: reverse.len(), most });
+    }
+    for (stream, _) in reverse.iter().enumerate().filter(|(_, reverse)| **reverse) {
+        bits[stream / 32] |= 1 << (stream % 32);
+    }
+    Ok(bits)
+}
+
+/// A size as the kernels take it.
+fn int(size: &'static str, got: usize) -> Result<i32, PlanError> {
+    let most = i32::MAX.unsigned_abs() as usize;
+    i32::try_from(got).map_err(|_| PlanError { size, got, most })
+}
+
+/// A size that a call cannot have on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanError {
+    size: &'static str,
+    got: usize,
+    most: usize,
+}
+
+impl Error for PlanError {}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, got, most } = self;
+        write!(f, "`{size}` is {got} in a call on CUDA, which takes at most {most}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_is_in_the_source() {
+        for name in KERNELS {
+            assert!(SOURCE.contains(&format!("({name}, ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn streams_are_bits() {
+        let mut reverse = vec![false; 34];
+        (reverse[1], reverse[33]) = (true, true);
+        assert_eq!(reverse_bits(&reverse).unwrap()[..2], [2, 2]);
+        let message = reverse_bits(&[false; 1_025]).unwrap_err().to_string();
+        assert_eq!(message, "`streams` is 1025 in a call on CUDA, which takes at most 1024");
+    }
+}

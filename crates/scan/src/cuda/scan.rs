@@ -1,0 +1,206 @@
+//! A selective scan as one launch.
+
+use super::{Element, Launch, PlanError, ReverseBits, int, reverse_bits};
+use crate::{Combine, MAX_D_STATE};
+
+/// Sizes and settings of a call, as in [`Scan`](crate::Scan).
+#[derive(Clone, Copy, Debug)]
+pub struct ScanCall<'a> {
+    /// Of `u`, `delta`, `b`, `c`, `z` and the output.
+    pub element: Element,
+    /// B
+    pub batch: usize,
+    /// L, tokens.
+    pub seq_len: usize,
+    /// D, channels of one stream.
+    pub d_inner: usize,
+    /// N, 1 to [`MAX_D_STATE`].
+    pub d_state: usize,
+    /// G, mixers.
+    pub groups: usize,
+    /// One or two streams per mixer: whether the stream walks from the last token to the first.
+    pub reverse: &'a [bool],
+    /// Whether `delta` still lacks its softplus.
+    pub delta_softplus: bool,
+    /// What becomes of the streams of a mixer.
+    pub combine: Combine,
+    /// Factor on the combined result.
+    pub scale: f32,
+}
+
+/// Device addresses of values of the shapes that [`Scan`](crate::Scan) names, dense and aligned to 16
+/// bytes; an optional operand that is absent is 0.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ScanAddresses {
+    /// Operand.
+    pub u: u64,
+    /// Operand.
+    pub delta: u64,
+    /// Operand, `f32`.
+    pub a: u64,
+    /// Operand.
+    pub b: u64,
+    /// Operand.
+    pub c: u64,
+    /// Optional operand, `f32`.
+    pub d_skip: u64,
+    /// Optional operand.
+    pub z: u64,
+    /// Optional operand, `f32`.
+    pub delta_bias: u64,
+    /// The output, which no operand overlaps.
+    pub y: u64,
+}
+
+/// What the kernels take, by value: the struct of this name in [`SOURCE`](super::SOURCE).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ScanArguments {
+    addresses: ScanAddresses,
+    seq_len: i32,
+    d_inner: i32,
+    d_state: i32,
+    groups: i32,
+    directions: i32,
+    delta_softplus: i32,
+    sum: i32,
+    scale: f32,
+    reverse: ReverseBits,
+}
+
+/// The launch of a call.
+#[derive(Clone, Debug)]
+pub struct ScanPlan {
+    arguments: ScanArguments,
+    launch: Option<Launch>,
+}
+
+/// Constants of the kernels: threads of a channel, channels of the two kinds of
+/// block, the `d_state` with kernels of its own.
+const LANES: usize = 8;
+const FEW: usize = 8;
+const MANY: usize = 12;
+const USUAL_D_STATE: usize = 16;
+
+impl ScanPlan {
+    /// Plans a call whose `groups` and `reverse` fit each other, for a device of that many
+    /// multiprocessors.
+    ///
+    /// # Errors
+    /// Names the size that is beyond what a launch can count.
+    pub fn new(call: &ScanCall<'_>, multiprocessors: usize) -> Result<Self, PlanError> {
+        let &ScanCall { batch, seq_len, d_inner, d_state, groups, reverse, .. } = call;
+        let directions = reverse.len() / groups.max(1);
+        if !(1..=MAX_D_STATE).contains(&d_state) {
+            return Err(PlanError { size: "d_state", got: d_state, most: MAX_D_STATE });
+        }
+        let arguments = ScanArguments {
+            addresses: ScanAddresses::default(),
+            seq_len: int("seq_len", seq_len)?,
+            d_inner: int("d_inner", d_inner)?,
+            d_state: int("d_state", d_state)?,
+            groups: int("groups", groups)?,
+            directions: int("directions", directions)?,
+            delta_softplus: call.delta_softplus.into(),
+            sum: (call.combine == Combine::Sum).into(),
+            scale: call.scale,
+            reverse: reverse_bits(reverse)?,
+        };
+        if batch * seq_len * d_inner == 0 {
+            return Ok(Self { arguments, launch: None });
+        }
+        // Pairs of channels move at once.
+        let usual = d_state == USUAL_D_STATE && d_inner.is_multiple_of(2);
+        let blocks = |channels| batch * groups * d_inner.div_ceil(channels);
+        // The busiest multiprocessor decides, which is the one with the most channels.
+        let busiest = |channels| blocks(channels).div_ceil(multiprocessors.max(1)) * channels;
+        let many = busiest(MANY) <= busiest(FEW);
+        let channels = if many { MANY } else { FEW };
+        let half = call.element == Element::F16;
+        let launch = Launch {
+            kernel: usize::from(half) * 4 + usize::from(many) * 2 + usize::from(!usual),
+            blocks: int("blocks", blocks(channels))?.unsigned_abs(),
+            threads: (directions * channels * LANES) as u32,
+        };
+        Ok(Self { arguments, launch: Some(launch) })
+    }
+
+    /// What to launch; nothing when the output is empty.
+    pub fn launch(&self) -> Option<Launch> {
+        self.launch
+    }
+
+    /// What to launch it with.
+    pub fn arguments(&self, addresses: ScanAddresses) -> ScanArguments {
+        ScanArguments { addresses, ..self.arguments }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::KERNELS, *};
+
+    fn call(reverse: &[bool]) -> ScanCall<'_> {
+        ScanCall {
+            element: Element::F32,
+            batch: 4,
+            seq_len: 100,
+            d_inner: 384,
+            d_state: 16,
+            groups: 2,
+            reverse,
+            delta_softplus: true,
+            combine: Combine::Sum,
+            scale: 0.5,
+        }
+    }
+
+    fn launch(call: &ScanCall<'_>) -> (&'static str, u32, u32) {
+        let launch = ScanPlan::new(call, 132).unwrap().launch().unwrap();
+        (KERNELS[launch.kernel], launch.blocks, launch.threads)
+    }
+
+    #[test]
+    fn blocks_are_as_large_as_keeps_every_multiprocessor_busy() {
+        let pair = [false, true, false, true];
+        assert_eq!(launch(&call(&pair)), ("scan_f32_12_16", 256, 192));
+        let one = ScanCall { batch: 1, element: Element::F16, ..call(&pair) };
+        assert_eq!(launch(&one), ("scan_f16_8_16", 96, 128));
+    }
+
+    #[test]
+    fn other_states_and_odd_channels_have_a_kernel() {
+        let single = [true, false];
+        let odd = ScanCall { d_state: 5, ..call(&single) };
+        assert_eq!(launch(&odd).0, "scan_f32_12_any");
+        assert_eq!(launch(&odd).2, 96);
+        let odd = ScanCall { d_inner: 385, batch: 1, ..call(&single) };
+        assert_eq!(launch(&odd).0, "scan_f32_8_any");
+    }
+
+    #[test]
+    fn an_empty_output_needs_no_launch() {
+        let reverse = [true, false];
+        for empty in [
+            ScanCall { batch: 0, ..call(&reverse) },
+            ScanCall { seq_len: 0, ..call(&reverse) },
+            ScanCall { d_inner: 0, ..call(&reverse) },
+        ] {
+            assert_eq!(ScanPlan::new(&empty, 132).unwrap().launch(), None);
+        }
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_named() {
+        let reverse = [true, false];
+        for (call, needle) in [
+            (ScanCall { d_state: 33, ..call(&reverse) }, "`d_state` is 33"),
+            (ScanCall { seq_len: 1 << 31, ..call(&reverse) }, "`seq_len` is 2147483648"),
+            (ScanCall { batch: 1 << 40, ..call(&reverse) }, "`blocks` is"),
+        ] {
+            let message = ScanPlan::new(&call, 132).unwrap_err().to_string();
+            assert!(message.contains(needle), "{message}");
+        }
+    }
+}
