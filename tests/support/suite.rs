@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ssamba_contract::{Card, FrontEnd, Lowering, Order, Scores, Session, Tensor};
+use ssamba_contract::{Card, FrontEnd, Lowering, Order, Precision, Scores, Session, Tensor};
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::{Network, Options, Weights, card, export};
 use tempfile::TempDir;
@@ -101,6 +101,7 @@ pub fn no_card() -> Card {
         checkpoint_sha256: String::new(),
         converter: String::new(),
         network: String::new(),
+        precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
     }

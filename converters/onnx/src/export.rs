@@ -12,10 +12,10 @@ use ssamba_contract::{
 use ssamba_model::{Head, Model, head::SECONDS};
 
 use crate::{
-    Attention, Network,
+    Attention, Network, Precision,
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
-    graph::{Axis, Constants, GraphBuilder, Precision, Value, float_value},
+    graph::{Axis, Constants, GraphBuilder, Value, float_value},
     lower::{
         block::Encoder,
         head::{Results, head},
@@ -133,7 +133,8 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
         output,
         ..g.into_graph()
     };
-    let card = Card { lowering: options.lowering, batch: options.batch, ..card.clone() };
+    let &Options { precision, lowering, batch, .. } = options;
+    let card = Card { precision, lowering, batch, ..card.clone() };
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
@@ -201,6 +202,7 @@ pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Ca
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
         network: network.summary()?,
+        precision: Precision::default(),
         lowering: Lowering::default(),
         batch: None,
     })

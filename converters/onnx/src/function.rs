@@ -15,7 +15,10 @@ use ssamba_contract::op::{
     DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
 };
 
-use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Precision, Value, float_value};
+use crate::{
+    Precision,
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+};
 
 /// Standard operator set that graph and function are written in.
 pub(crate) const OPSET: i64 = 20;

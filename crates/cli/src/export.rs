@@ -66,8 +66,9 @@ impl From<Attention> for ssamba_onnx::Attention {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Precision {
+/// [`ssamba_onnx::Precision`] on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
     /// Single precision.
     #[default]
     Fp32,
@@ -191,6 +192,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         network.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    terminal::note(format!("precision   {}", options.precision));
     let form = args.lowering.to_possible_value();
     terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));
     terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));

@@ -246,6 +246,7 @@ fn a_transformer_goes_the_same_way() {
         (vec!["inspect", "plain.onnx", "--arch", "ssast"], "no checkpoint"),
         (export(&["both.safetensors"]), "pass --arch"),
         (export(&["both.safetensors", "--arch", "ssast"]), "unexpected: v.layers.0."),
+        (export(&["ssast.safetensors", "--lowering", "chunk"]), "leave the lowering out"),
         (export(&["ssast.safetensors", "--recipe", "superb"]), "a head that SSAST has not"),
         (export(&["ssast.safetensors", "--recipe", "audioset"]), "1 x 103 patches"),
     ] {
@@ -292,6 +293,30 @@ fn a_file_in_plain_operators_runs_verifies_and_says_so() {
         assert_eq!(message.lines().count(), 1, "{message}");
         assert!(message.contains("exported with --batch 8"), "{message}");
     }
+}
+
+#[test]
+fn half_precision_is_for_onnx_runtime_and_verifies_there() {
+    let folder = workshop();
+    let run = |arguments: &[&str]| {
+        let output = ssamba_edge(folder.path(), arguments);
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let (code, _, said) = run(&["export", "kws12.pth", "-o", "half.onnx", "--precision", "fp16"]);
+    assert!(code == Some(0) && said.contains("precision   fp16"), "{said}");
+    let (_, heard, said) = run(&["run", "half.onnx", "yes.wav", "--provider", "cpu"]);
+    assert!(heard.starts_with("yes.wav: yes 0."), "{said}");
+    let (code, table, said) = run(&["verify", "half.onnx", "--against", "kws12.pth", "yes.wav"]);
+    assert_eq!(code, Some(0), "{table}{said}");
+    assert!(table.contains("within 2e-2") && said.contains("not compared: tract"), "{table}{said}");
+    let strict = ["verify", "half.onnx", "--against", "kws12.pth", "--atol", "1e-7"];
+    assert_eq!(run(&strict).0, Some(1));
+    let (_, report, _) = run(&["inspect", "half.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["card"]["precision"], "fp16");
+    let (code, _, said) = run(&["run", "half.onnx", "yes.wav", "--provider", "tract"]);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("half precision (fp16)") && said.contains("--precision fp32"), "{said}");
 }
 
 #[test]

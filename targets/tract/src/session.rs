@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use ssamba_contract::{
-    Card, Outputs, Session, Tensor,
+    Card, Outputs, Precision, Session, Tensor,
     io::FBANK,
     op::{DOMAIN, VERSION, contrib},
 };
@@ -89,6 +89,12 @@ impl TractSession {
             );
         }
         let card = card(&proto)?;
+        if card.precision == Precision::F16 {
+            bail!(
+                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or export with \
+                 --precision fp32"
+            );
+        }
         let outputs =
             proto.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.clone());
         let outputs: Vec<String> = outputs.collect();

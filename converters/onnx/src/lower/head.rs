@@ -7,7 +7,10 @@ use super::{
     block::{Encoder, norm},
     matrix::{Matrix, vector},
 };
-use crate::graph::{Attribute, GraphBuilder, Precision, Value};
+use crate::{
+    Precision,
+    graph::{Attribute, GraphBuilder, Value},
+};
 
 /// What the graph can put out.
 pub(crate) struct Results {

@@ -31,6 +31,15 @@ fn a_batch_gives_what_its_clips_give_alone() {
 }
 
 #[test]
+fn half_precision_is_refused_on_opening() {
+    let mut model = micro_model();
+    let entry = model.metadata_props.iter_mut().find(|entry| entry.key == "ssamba.precision");
+    entry.unwrap().value = "fp16".into();
+    let message = message(TractSession::open(Files::new().model(&model), &Options::default()));
+    assert!(message.contains("(fp16)") && message.contains("--precision fp32"), "{message}");
+}
+
+#[test]
 fn the_card_is_told() {
     let session = open(&Files::new());
     assert_eq!(session.card(), &card(MICRO.0, MICRO.1));

@@ -8,7 +8,8 @@ use ssamba_ssast::{HEAD_WIDTH, attention::AttentionWeights};
 
 use super::block::linear;
 use crate::{
-    graph::{Attribute, GraphBuilder, Precision, Value},
+    Precision,
+    graph::{Attribute, GraphBuilder, Value},
     lower::matrix::{Matrix, vector},
 };
 

@@ -9,7 +9,8 @@ use ssamba_ssast::{
 
 use super::attention::{Attention, attention};
 use crate::{
-    graph::{GraphBuilder, Precision, Value},
+    Precision,
+    graph::{GraphBuilder, Value},
     lower::{
         block::norm,
         matrix::{Matrix, vector},

@@ -14,8 +14,8 @@ use super::{
     patch_embed::patch_embed,
 };
 use crate::{
-    Options,
-    graph::{GraphBuilder, Precision, Value},
+    Options, Precision,
+    graph::{GraphBuilder, Value},
 };
 
 /// The whole network, from the graph's input to its outputs.
