@@ -11,9 +11,9 @@ use ssamba_contract::{
     io::{EMBEDDING, LOGITS},
 };
 use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
-use ssamba_onnx::{Attention, Options};
+use ssamba_onnx::{Attention, Options, Precision};
 use ssamba_tests::{
-    compare::{NETWORK, max_abs_error},
+    compare::{HALF, NETWORK, max_abs_error},
     hashed,
     suite::{Exported, kws12, onnx_runtimes, runtimes},
 };
@@ -25,7 +25,7 @@ const CHUNKS: Options = Options {
     attention: None,
     lowering: Lowering::Chunk,
     batch: None,
-    precision: ssamba_onnx::Precision::F32,
+    precision: Precision::F32,
 };
 
 /// Deterministic input of the shape that the model takes.
@@ -37,9 +37,13 @@ fn input(exported: &Exported, batch: usize) -> Tensor {
 /// Runs one and three clips through every runtime and holds every output against candle.
 fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
     let exported = Exported::new(checkpoint, recipe, options).unwrap();
-    let mut runtimes = match options.attention {
-        Some(Attention::Fused) => onnx_runtimes(&exported.path(), &exported.card).unwrap(),
-        _ => runtimes(&exported.path(), &exported.card).unwrap(),
+    let onnx_alone =
+        options.attention == Some(Attention::Fused) || options.precision == Precision::F16;
+    let open = if onnx_alone { onnx_runtimes } else { runtimes };
+    let mut runtimes = open(&exported.path(), &exported.card).unwrap();
+    let tolerance = match options.precision {
+        Precision::F32 => NETWORK,
+        Precision::F16 => HALF,
     };
     for batch in [1, 3] {
         let fbank = input(&exported, batch);
@@ -57,8 +61,8 @@ fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options)
                 assert_eq!(got.shape(), want.shape(), "{what}: {name}");
                 let error = max_abs_error(got.data(), want.data());
                 let provider = session.provider();
-                println!("{what:<28} batch {batch}  {name:<9} {provider:<30} {error:.1e}");
-                assert!(error <= NETWORK, "{what}: {name} of {provider} drifts by {error:e}");
+                println!("{what:<36} batch {batch}  {name:<9} {provider:<30} {error:.1e}");
+                assert!(error <= tolerance, "{what}: {name} of {provider} drifts by {error:e}");
             }
         }
     }
@@ -174,13 +178,34 @@ fn sizes_are_not_wired_in() {
     check("odd sizes in chunks", &checkpoint, recipe, &CHUNKS);
 }
 
+/// Half precision, in both forms of the pairs, with our kernels and with the function bodies.
+#[test]
+fn half_precision() {
+    let tiny = hashed_model(192, 24, "speech-commands");
+    for (what, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny", tiny)] {
+        for (form, pair_fusion, lowering) in [
+            ("fused", true, Lowering::Function),
+            ("layers", false, Lowering::Function),
+            ("chunks", true, Lowering::Chunk),
+        ] {
+            let precision = Precision::F16;
+            let options = Options { pair_fusion, lowering, precision, ..Options::default() };
+            check(&format!("{what} fp16, {form}"), &checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
 /// SSAST in both forms of its attention.
 fn ssast(what: &str, config: &ssamba_ssast::Config, recipe: Recipe) {
     let (rows, columns) = recipe.grid(config).unwrap();
     let checkpoint = hashed::ssast(config, ssamba_ssast::CLASS_TOKENS + rows * columns);
     for form in [Attention::Plain, Attention::Fused] {
-        let options = Options { attention: Some(form), embedding: true, ..Options::default() };
-        check(&format!("ssast {what}, {form}"), &checkpoint, recipe.clone(), &options);
+        for precision in [Precision::F32, Precision::F16] {
+            let attention = Some(form);
+            let options = Options { attention, precision, embedding: true, ..Options::default() };
+            let what = format!("ssast {what}, {form}, {precision}");
+            check(&what, &checkpoint, recipe.clone(), &options);
+        }
     }
 }
 
