@@ -28,6 +28,7 @@ use ssamba_tests::{
 const CHUNKS: Options = Options {
     pair_fusion: true,
     embedding: false,
+    attention: None,
     precision: Precision::F32,
     lowering: Lowering::Chunk,
     batch: None,
@@ -215,7 +216,7 @@ fn no_value_is_larger_than_the_chunks_need() {
         [(speech_commands(2), 145, 12, 13), (long, 2048, 45, 46)]
     {
         let exported = Exported::new(&checkpoint, recipe, &CHUNKS).unwrap();
-        assert_eq!(exported.model.seq_len(), tokens);
+        assert_eq!(exported.network.seq_len(), tokens);
         let graph = Graph::read(&exported.path());
         let (streams, d_state, d_inner) = (4, 16, 384);
         let states = streams * count * d_state * d_inner;

@@ -11,7 +11,7 @@ use ssamba_model::{Checkpoint, Config, NormKind, Recipe};
 use ssamba_onnx::{Options, Precision};
 use ssamba_ort::{Cuda, OrtSession, Provider};
 use ssamba_tests::{
-    compare::max_abs_error,
+    compare::{HALF, max_abs_error},
     hashed,
     suite::{Exported, kws12},
 };
@@ -26,7 +26,7 @@ fn open(exported: &Exported, cuda_graph: bool) -> OrtSession {
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 1e-3,
-        Precision::F16 => 2e-2,
+        Precision::F16 => HALF,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use ssamba_model::{
-    Checkpoint, Head, Model, NormKind, Recipe, Weights,
+    Checkpoint, Head, Model, NormKind, Published, Recipe, Weights,
     mixer::selective_scan,
     pos_embed,
     weights::{LayerWeights, layout},
@@ -114,10 +114,22 @@ fn positions_of_every_recipe() {
         ("longer16", (8, 128)),
         ("same", (8, 64)),
     ] {
-        let got = pos_embed::resample(&pos_embed, (8, 64), grid).unwrap();
+        let got = pos_embed::resample(&pos_embed, 1, (8, 64), grid).unwrap();
         // PyTorch rounds its interpolation weights in another order.
         assert_close(key, &got, &golden.tensor(key).squeeze(0).unwrap(), 2e-6);
     }
+}
+
+/// A second class token, SSAST's distillation token, keeps its row and moves the others by one.
+#[test]
+fn positions_of_two_class_tokens() {
+    let golden = Golden::read("pos");
+    let table = |key: &str| {
+        let table = golden.tensor(key).squeeze(0).unwrap();
+        Tensor::cat(&[&table.narrow(0, 0, 1).unwrap().neg().unwrap(), &table], 0).unwrap()
+    };
+    let got = pos_embed::resample(&table("pos"), 2, (8, 64), (12, 101)).unwrap();
+    assert_close("audioset", &got, &table("audioset"), 2e-6);
 }
 
 /// A `DataParallel` prefix, half precision and safetensors make no other network.
@@ -240,6 +252,16 @@ fn hashed_weights_are_the_generator_s() {
         let atol = if name.ends_with("_log") { 1e-6 } else { 0.0 };
         assert_close(name, &ours.tensors[name], tensor, atol);
     }
+}
+
+#[test]
+fn ssast_tiny() {
+    let config = ssamba_ssast::Config::published(Published::Tiny, Some(35));
+    let weights = ssamba_ssast::Weights::load(&hashed::ssast(&config, 146)).unwrap();
+    assert_eq!((weights.config, weights.config.heads()), (config, 3));
+    let model = ssamba_ssast::Model::new(weights, speech_commands()).unwrap();
+    let logits = model.forward(&hashed::input(1, 128, 128)).unwrap().logits.unwrap();
+    assert_close("logits", &logits, Golden::read("ssast_tiny").tensor("logits"), NETWORK);
 }
 
 fn full(size: usize, name: &str, recipe: &str, n_classes: usize, seq_len: usize) {

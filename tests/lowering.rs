@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ssamba_contract::Lowering;
-use ssamba_onnx::{Options, inspect};
+use ssamba_contract::{Card, Lowering};
+use ssamba_model::{Published, Recipe};
+use ssamba_onnx::{Attention, Options, inspect};
 use ssamba_tests::{
-    python,
+    hashed, python,
     suite::{Exported, kws12},
 };
 
@@ -52,6 +53,48 @@ fn exporting_again_gives_the_same_bytes() {
     }
 }
 
+fn ssast(attention: Option<Attention>) -> Exported {
+    let config = ssamba_ssast::Config {
+        depth: 2,
+        ..ssamba_ssast::Config::published(Published::Tiny, Some(7))
+    };
+    let recipe = Recipe::built_in("speech-commands").unwrap();
+    let options = Options { attention, ..Options::default() };
+    Exported::new(&hashed::ssast(&config, 146), recipe, &options).unwrap()
+}
+
+#[test]
+fn plain_attention_is_the_default_and_needs_the_standard_operators_alone() {
+    let inspection = inspect(&ssast(None).path()).unwrap();
+    assert_eq!(inspection.opsets.into_iter().collect::<Vec<_>>(), [("ai.onnx".into(), 20)]);
+    assert_eq!(inspection.functions, [""; 0]);
+    let plain = ssast(Some(Attention::Plain));
+    assert!(std::fs::read(plain.path()).unwrap() == std::fs::read(ssast(None).path()).unwrap());
+}
+
+#[test]
+fn op_counts_of_a_transformer() {
+    insta::assert_debug_snapshot!(ops(&ssast(None)));
+}
+
+#[test]
+fn fused_attention_is_one_node_a_block() {
+    let fused = ssast(Some(Attention::Fused));
+    let inspection = inspect(&fused.path()).unwrap();
+    assert_eq!(inspection.ops["com.microsoft::MultiHeadAttention"], 2);
+    assert!(!inspection.ops.contains_key("Softmax"));
+    assert_eq!((inspection.opsets.len(), inspection.opsets["com.microsoft"]), (2, 1));
+    assert_eq!(Card::from_metadata(&inspection.metadata).unwrap(), fused.card);
+}
+
+#[test]
+fn an_ssamba_has_no_attention_to_choose() {
+    let (checkpoint, recipe) = kws12().unwrap();
+    let options = Options { attention: Some(Attention::Plain), ..Options::default() };
+    let error = Exported::new(&checkpoint, recipe, &options).err().unwrap();
+    assert_eq!(error.to_string(), "SSAMBA has no attention to lower as `plain`, only SSAST has");
+}
+
 /// No tensor is flipped anywhere: every slice steps forward, and nothing else could reverse.
 #[test]
 fn nothing_is_flipped() {
@@ -71,6 +114,7 @@ fn the_onnx_project_s_checker_passes() {
             Exported::new(&checkpoint, recipe.clone(), &options).unwrap()
         })
         .collect();
+    let files: Vec<Exported> = files.into_iter().chain([ssast(None)]).collect();
     let status =
         python::command("check_model.py").args(files.iter().map(Exported::path)).status().unwrap();
     assert!(status.success());
@@ -80,7 +124,7 @@ fn the_onnx_project_s_checker_passes() {
 fn the_file_carries_its_card() {
     let exported = exported(&Options::default());
     let inspection = inspect(&exported.path()).unwrap();
-    let card = ssamba_contract::Card::from_metadata(&inspection.metadata).unwrap();
+    let card = Card::from_metadata(&inspection.metadata).unwrap();
     assert_eq!(card, exported.card);
     assert_eq!(card.labels[0], "yes");
     assert_eq!(inspection.inputs["fbank"], ["batch", "98", "128"]);

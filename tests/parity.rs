@@ -1,7 +1,8 @@
 //! Every runtime against candle, on the same files.
 //!
 //! The matrix is {tract, ONNX Runtime with our operator, stock ONNX Runtime in Python} x {micro,
-//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths.
+//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths; and for
+//! SSAST {plain attention in every runtime, fused attention in ONNX Runtime}.
 
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
@@ -9,21 +10,22 @@ use ssamba_contract::{
     Lowering, Tensor,
     io::{EMBEDDING, LOGITS},
 };
-use ssamba_model::{Checkpoint, Head, NormKind, Recipe};
-use ssamba_onnx::Options;
+use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
+use ssamba_onnx::{Attention, Options, Precision};
 use ssamba_tests::{
-    compare::{NETWORK, max_abs_error},
+    compare::{HALF, NETWORK, max_abs_error},
     hashed,
-    suite::{Exported, kws12, runtimes},
+    suite::{Exported, kws12, onnx_runtimes, runtimes},
 };
 
 /// Standard operators alone.
 const CHUNKS: Options = Options {
     pair_fusion: true,
     embedding: false,
+    attention: None,
     lowering: Lowering::Chunk,
     batch: None,
-    precision: ssamba_onnx::Precision::F32,
+    precision: Precision::F32,
 };
 
 /// Deterministic input of the shape that the model takes.
@@ -35,7 +37,14 @@ fn input(exported: &Exported, batch: usize) -> Tensor {
 /// Runs one and three clips through every runtime and holds every output against candle.
 fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
     let exported = Exported::new(checkpoint, recipe, options).unwrap();
-    let mut runtimes = runtimes(&exported.path(), &exported.card).unwrap();
+    let onnx_alone =
+        options.attention == Some(Attention::Fused) || options.precision == Precision::F16;
+    let open = if onnx_alone { onnx_runtimes } else { runtimes };
+    let mut runtimes = open(&exported.path(), &exported.card).unwrap();
+    let tolerance = match options.precision {
+        Precision::F32 => NETWORK,
+        Precision::F16 => HALF,
+    };
     for batch in [1, 3] {
         let fbank = input(&exported, batch);
         let reference = exported.reference(&fbank).unwrap();
@@ -52,8 +61,8 @@ fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options)
                 assert_eq!(got.shape(), want.shape(), "{what}: {name}");
                 let error = max_abs_error(got.data(), want.data());
                 let provider = session.provider();
-                println!("{what:<28} batch {batch}  {name:<9} {provider:<30} {error:.1e}");
-                assert!(error <= NETWORK, "{what}: {name} of {provider} drifts by {error:e}");
+                println!("{what:<36} batch {batch}  {name:<9} {provider:<30} {error:.1e}");
+                assert!(error <= tolerance, "{what}: {name} of {provider} drifts by {error:e}");
             }
         }
     }
@@ -167,6 +176,63 @@ fn sizes_are_not_wired_in() {
     let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
     check("odd sizes", &checkpoint, recipe.clone(), &Options::default());
     check("odd sizes in chunks", &checkpoint, recipe, &CHUNKS);
+}
+
+/// Half precision, in both forms of the pairs, with our kernels and with the function bodies.
+#[test]
+fn half_precision() {
+    let tiny = hashed_model(192, 24, "speech-commands");
+    for (what, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny", tiny)] {
+        for (form, pair_fusion, lowering) in [
+            ("fused", true, Lowering::Function),
+            ("layers", false, Lowering::Function),
+            ("chunks", true, Lowering::Chunk),
+        ] {
+            let precision = Precision::F16;
+            let options = Options { pair_fusion, lowering, precision, ..Options::default() };
+            check(&format!("{what} fp16, {form}"), &checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
+/// SSAST in both forms of its attention.
+fn ssast(what: &str, config: &ssamba_ssast::Config, recipe: Recipe) {
+    let (rows, columns) = recipe.grid(config).unwrap();
+    let checkpoint = hashed::ssast(config, ssamba_ssast::CLASS_TOKENS + rows * columns);
+    for form in [Attention::Plain, Attention::Fused] {
+        for precision in [Precision::F32, Precision::F16] {
+            let attention = Some(form);
+            let options = Options { attention, precision, embedding: true, ..Options::default() };
+            let what = format!("ssast {what}, {form}, {precision}");
+            check(&what, &checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
+#[test]
+fn ssast_tiny() {
+    let config = ssamba_ssast::Config::published(Published::Tiny, Some(7));
+    for recipe in ["speech-commands", "esc50"] {
+        ssast(recipe, &config, Recipe::built_in(recipe).unwrap());
+    }
+}
+
+/// The other head, a network without a classifier, and sizes that nobody publishes.
+#[test]
+fn ssast_options_and_sizes() {
+    let config = ssamba_ssast::Config {
+        d_model: 128,
+        depth: 2,
+        d_mlp: 72,
+        patch_f: 32,
+        patch_t: 6,
+        n_classes: Some(3),
+    };
+    let text = "frames = 61\nmean = -6.0\nstd = 5.0\nstride = [24, 5]\n";
+    let recipe = Recipe::parse(text, "odd").unwrap();
+    let class_token = Recipe { head: Head::ClassToken, ..recipe.clone() };
+    ssast("class tokens", &config, class_token);
+    ssast("no classifier", &ssamba_ssast::Config { n_classes: None, ..config }, recipe);
 }
 
 /// Two ways of writing the same network are the same network.

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import fbank_torch as fb
 import ssamba_torch as sm
+import ssast_torch as st
 
 OUT = Path(__file__).parent
 torch.set_grad_enabled(False)
@@ -57,6 +58,9 @@ px = sm.hashed("px", (2, 256, 128), 1.0)
 index = torch.stack([torch.arange(3, 123, 3), torch.arange(20, 60)])
 acc, nce = pre.discriminative(px, index)
 write("pretrain", x=px, index=index, acc=acc, nce=nce, mse=pre.generative(px, index), **weights(pre))
+
+vit = sm.fill_hashed(st.Ssast("tiny", frames=128, stride=10, labels=35))
+write("ssast_tiny", logits=vit(sm.hashed("x", (1, 128, 128), 1.0)))
 
 if "--full" in sys.argv:
     for size, e in sm.SIZES.items():

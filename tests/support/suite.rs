@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ssamba_contract::{Card, FrontEnd, Lowering, Order, Scores, Session, Tensor};
-use ssamba_model::{Checkpoint, Model, Recipe, Weights};
-use ssamba_onnx::{Options, card, export};
+use ssamba_contract::{Card, FrontEnd, Lowering, Order, Precision, Scores, Session, Tensor};
+use ssamba_model::{Checkpoint, Recipe};
+use ssamba_onnx::{Network, Options, Weights, card, export};
 use tempfile::TempDir;
 
 use crate::{compare::values, python::StockSession};
 
-/// A model, exported to a file that lives as long as this.
+/// A network, exported to a file that lives as long as this.
 pub struct Exported {
     /// The reference.
-    pub model: Model,
+    pub network: Network,
     /// What the file says of itself.
     pub card: Card,
     folder: TempDir,
@@ -25,11 +25,11 @@ impl Exported {
     /// # Errors
     /// When they do not fit, or the file cannot be written.
     pub fn new(checkpoint: &Checkpoint, recipe: Recipe, options: &Options) -> Result<Self> {
-        let model = Model::new(Weights::load(checkpoint)?, recipe)?;
-        let card = card(&model, "suite", "")?;
+        let network = Weights::load(checkpoint, None)?.with(recipe)?;
+        let card = card(&network, "suite", "")?;
         let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("model.onnx"), export(&model, &card, options)?)?;
-        Ok(Self { model, card, folder })
+        std::fs::write(folder.path().join("model.onnx"), export(&network, &card, options)?)?;
+        Ok(Self { network, card, folder })
     }
 
     /// The file.
@@ -45,7 +45,7 @@ impl Exported {
         use ssamba_contract::io::{EMBEDDING, FEATURES, LOGITS};
         let device = candle_core::Device::Cpu;
         let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
-        let outputs = self.model.forward(&input)?;
+        let outputs = self.network.forward(&input)?;
         [
             (LOGITS, outputs.logits),
             (FEATURES, outputs.features),
@@ -65,10 +65,20 @@ impl Exported {
 /// When one of them cannot open the file.
 pub fn runtimes(path: &Path, card: &Card) -> Result<Vec<Box<dyn Session>>> {
     let tract = ssamba_tract::TractSession::open(path, &Default::default())?;
+    let mut all: Vec<Box<dyn Session>> = vec![Box::new(tract)];
+    all.extend(onnx_runtimes(path, card)?);
+    Ok(all)
+}
+
+/// The runtimes of the matrix that are ONNX Runtime.
+///
+/// # Errors
+/// When one of them cannot open the file.
+pub fn onnx_runtimes(path: &Path, card: &Card) -> Result<Vec<Box<dyn Session>>> {
     let ort = ssamba_ort::OrtSession::open(path, &Default::default())
         .context("the suite is run by tests/run, which sets ORT_DYLIB_PATH")?;
     let stock = StockSession::open(path, card.clone())?;
-    Ok(vec![Box::new(tract), Box::new(ort), Box::new(stock)])
+    Ok(vec![Box::new(ort), Box::new(stock)])
 }
 
 /// For a model of an operator, which carries no card: the stock session only asks for one to hand it
@@ -91,6 +101,7 @@ pub fn no_card() -> Card {
         checkpoint_sha256: String::new(),
         converter: String::new(),
         network: String::new(),
+        precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
     }

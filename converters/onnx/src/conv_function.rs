@@ -12,8 +12,9 @@ use ssamba_contract::op::{
 };
 
 use crate::{
+    Precision,
     function::{OPSET, check_streams, model_proto},
-    graph::{Attribute, Axis, Constants, GraphBuilder, Precision, Value, float_value},
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
 };
 
 /// The one configuration of `ShortConv` in a model: SiLU on, with a bias.

@@ -1,7 +1,9 @@
-//! A model and its card to one `.onnx` file.
+//! A network and its card to one `.onnx` file.
 
-use anyhow::{Context, Result};
-use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto};
+use anyhow::{Context, Result, bail};
+use onnx_protobuf::{
+    FunctionProto, GraphProto, ModelProto, StringStringEntryProto, ValueInfoProto,
+};
 use protobuf::Message;
 use ssamba_contract::{
     Card, Lowering,
@@ -10,13 +12,15 @@ use ssamba_contract::{
 use ssamba_model::{Head, Model, head::SECONDS};
 
 use crate::{
+    Attention, Network, Precision,
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
-    graph::{Axis, Constants, GraphBuilder, Precision, Value, float_value},
+    graph::{Axis, Constants, GraphBuilder, Value, float_value},
     lower::{
         block::Encoder,
         head::{Results, head},
         patch_embed::patch_embed,
+        ssast,
     },
 };
 
@@ -27,11 +31,15 @@ pub struct Options {
     pub pair_fusion: bool,
     /// Put out the pooled embedding beside the logits.
     pub embedding: bool,
+    /// How the attention of SSAST is written; `None` is [`Attention::Plain`], and all that SSAMBA
+    /// takes.
+    pub attention: Option<Attention>,
     /// Of the layers: in half precision the residual, the sequences of the mixers and their matrices
     /// are `f16`; the norms, the convolutions, the state of the scan and its parameters, the patch
-    /// embedding and the head compute in `f32`, and so do input and outputs.
+    /// embedding and the head compute in `f32`, and so do input and outputs. Attention and MLP of
+    /// SSAST are `f16` throughout.
     pub precision: Precision,
-    /// How convolutions and recurrences are written.
+    /// How convolutions and recurrences are written; SSAST, which has none, takes the default.
     pub lowering: Lowering,
     /// Clips that a run takes; `None` leaves it free.
     pub batch: Option<usize>,
@@ -42,6 +50,7 @@ impl Default for Options {
         Self {
             pair_fusion: true,
             embedding: false,
+            attention: None,
             precision: Precision::default(),
             lowering: Lowering::default(),
             batch: None,
@@ -49,12 +58,12 @@ impl Default for Options {
     }
 }
 
-/// Lowers `model` to the bytes of an `.onnx` file that carries `card`, with what `options` say of the
-/// file entered; the same input always gives the same bytes.
-///
-/// # Errors
-/// When the model's tensors cannot be read, or the file would pass protobuf's limit of 2 GiB.
-pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> {
+/// SSAMBA: the outputs, and the functions that the nodes need.
+fn ssamba(
+    g: &mut GraphBuilder,
+    model: &Model,
+    options: &Options,
+) -> Result<(Results, Vec<FunctionProto>)> {
     let config = &model.weights().config;
     let recipe = model.recipe();
     let fuse = options.pair_fusion && recipe.pairwise;
@@ -77,35 +86,55 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
         precision: options.precision,
     };
 
-    let mut g = GraphBuilder::new(Constants::Initializers);
     let precision = options.precision;
     let encoder =
         Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
-    let mut tokens = patch_embed(&mut g, model, &Value::named(FBANK))?;
+    let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
     if precision != Precision::F32 {
         tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
     }
-    let (mut rho, k) = encoder.layers(&mut g, tokens, fuse)?;
+    let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
     if precision != Precision::F32 {
         rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
     }
-    let results = head(&mut g, &encoder, &rho, k)?;
-    let output = outputs(&mut g, model, &results, options);
+    let results = head(g, &encoder, &rho, k)?;
+    let functions = match options.lowering {
+        Lowering::Function => vec![conv.function(), scan.function()],
+        Lowering::Chunk => Vec::new(),
+    };
+    Ok((results, functions))
+}
+
+/// Lowers `network` to the bytes of an `.onnx` file that carries `card`, with what `options` say of
+/// the file entered; the same input always gives the same bytes.
+///
+/// # Errors
+/// When an option is not for this network, the network's tensors cannot be read, or the file would
+/// pass protobuf's limit of 2 GiB.
+pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u8>> {
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let (results, functions) = match network {
+        Network::Ssamba(model) => {
+            if let Some(attention) = options.attention {
+                bail!("SSAMBA has no attention to lower as `{attention}`, only SSAST has");
+            }
+            ssamba(&mut g, model, options)?
+        }
+        Network::Ssast(model) => (ssast::lower(&mut g, model, options)?, Vec::new()),
+    };
+    let output = outputs(&mut g, network, &results, options);
 
     let front_end = &card.front_end;
     let input_axes =
         [batch(options), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
     let graph = GraphProto {
-        name: "ssamba".into(),
+        name: network.architecture().to_string(),
         input: vec![float_value(FBANK, &input_axes)],
         output,
         ..g.into_graph()
     };
-    let functions = match options.lowering {
-        Lowering::Function => vec![conv.function(), scan.function()],
-        Lowering::Chunk => Vec::new(),
-    };
-    let card = Card { lowering: options.lowering, batch: options.batch, ..card.clone() };
+    let &Options { precision, lowering, batch, .. } = options;
+    let card = Card { precision, lowering, batch, ..card.clone() };
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
@@ -123,12 +152,12 @@ fn batch(options: &Options) -> Axis {
 /// Names the outputs and declares their shapes.
 fn outputs(
     g: &mut GraphBuilder,
-    model: &Model,
+    network: &Network,
     results: &Results,
     options: &Options,
 ) -> Vec<ValueInfoProto> {
-    let config = &model.weights().config;
-    let per_second = model.recipe().head == Head::PerSecond;
+    let config = network.sizes();
+    let per_second = network.recipe().head == Head::PerSecond;
     let clip = |width| match per_second {
         true => vec![batch(options), Axis::Fixed(SECONDS), Axis::Fixed(width)],
         false => vec![batch(options), Axis::Fixed(width)],
@@ -139,7 +168,7 @@ fn outputs(
         declared.push(float_value(LOGITS, &clip(config.n_classes.unwrap_or_default())));
     }
     if let Some(features) = &results.features {
-        let (rows, columns) = model.grid();
+        let (rows, columns) = network.grid();
         g.output(features, FEATURES);
         let axes = [batch(options), Axis::Fixed(columns), Axis::Fixed(rows * config.d_model)];
         declared.push(float_value(FEATURES, &axes));
@@ -152,45 +181,28 @@ fn outputs(
     declared
 }
 
-/// The card of a model: what its recipe and sizes say, plus where it came from. [`export`] enters
+/// The card of a network: what its recipe and sizes say, plus where it came from. [`export`] enters
 /// what its options decide.
 ///
 /// # Errors
-/// When the recipe's words cannot be spelled; [`Model::new`] has checked that there is a label for
-/// each class.
-pub fn card(model: &Model, name: &str, checkpoint_sha256: &str) -> Result<Card> {
-    let recipe = model.recipe();
-    let config = &model.weights().config;
-    let (rows, columns) = model.grid();
-    let head = serde_json::to_value(recipe.head)?;
-    let norm = serde_json::to_value(model.norm())?;
-    let network = format!(
-        "d_model={} depth={} d_inner={} d_state={} patch={}x{} stride={}x{} grid={rows}x{columns} \
-         tokens={} head={} norm={} pairwise={} halve={} gflop={:.3}",
-        config.d_model,
-        config.depth,
-        config.d_inner,
-        config.d_state,
-        config.patch_f,
-        config.patch_t,
-        recipe.stride_f,
-        recipe.stride_t,
-        model.seq_len(),
-        head.as_str().unwrap_or_default(),
-        norm.as_str().unwrap_or_default(),
-        recipe.pairwise,
-        recipe.halve,
-        2.0 * config.macs(model.seq_len()) as f64 / 1e9,
-    );
+/// When the recipe's words cannot be spelled; [`Weights::with`](crate::Weights::with) has checked that
+/// there is a label for each class.
+pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Card> {
+    let recipe = network.recipe();
     Ok(Card {
         name: name.into(),
-        labels: if config.n_classes.is_some() { recipe.labels.clone() } else { Vec::new() },
+        labels: if network.sizes().n_classes.is_some() {
+            recipe.labels.clone()
+        } else {
+            Vec::new()
+        },
         scores: recipe.scores,
         recipe: recipe.name.clone(),
         front_end: recipe.front_end.clone(),
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
-        network,
+        network: network.summary()?,
+        precision: Precision::default(),
         lowering: Lowering::default(),
         batch: None,
     })

@@ -11,9 +11,14 @@ use onnx_protobuf::{
     FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
 };
 use protobuf::{Message, MessageField};
-use ssamba_contract::op::{DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute};
+use ssamba_contract::op::{
+    DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
+};
 
-use crate::graph::{Attribute, Axis, Constants, GraphBuilder, Precision, Value, float_value};
+use crate::{
+    Precision,
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+};
 
 /// Standard operator set that graph and function are written in.
 pub(crate) const OPSET: i64 = 20;
@@ -242,15 +247,19 @@ pub(crate) fn check_streams(groups: usize, reverse: &[bool]) -> Result<()> {
     Ok(())
 }
 
-/// A model around a graph, with the functions that its nodes need; our domain is named where there
-/// are any.
+/// A model around a graph, with the functions that its nodes need and the operator sets that they
+/// are of.
 pub(crate) fn model_proto(graph: GraphProto, functions: Vec<FunctionProto>) -> ModelProto {
-    let mut opset_import = vec![OperatorSetIdProto { version: OPSET, ..Default::default() }];
-    if !functions.is_empty() {
-        let ours =
-            OperatorSetIdProto { domain: DOMAIN.into(), version: VERSION, ..Default::default() };
-        opset_import.push(ours);
-    }
+    let used = |domain: &str| graph.node.iter().any(|node| node.domain == domain);
+    let opset_import = [("", OPSET), (DOMAIN, VERSION), (contrib::DOMAIN, contrib::VERSION)]
+        .into_iter()
+        .filter(|(domain, _)| domain.is_empty() || used(domain))
+        .map(|(domain, version)| OperatorSetIdProto {
+            domain: domain.into(),
+            version,
+            ..Default::default()
+        })
+        .collect();
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "ssamba-edge".into(),

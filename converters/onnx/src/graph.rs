@@ -13,6 +13,8 @@ use onnx_protobuf::{
 };
 use protobuf::MessageField;
 
+use crate::Precision;
+
 /// The name of a tensor in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value(String);
@@ -82,22 +84,10 @@ pub(crate) enum Constants {
     Nodes,
 }
 
-/// Type of the values that flow through the layers, and of the matrices they are multiplied by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Half precision.
-    F16,
-}
-
-impl Precision {
-    fn data_type(self) -> DataType {
-        match self {
-            Self::F32 => DataType::FLOAT,
-            Self::F16 => DataType::FLOAT16,
-        }
+fn data_type(precision: Precision) -> DataType {
+    match precision {
+        Precision::F32 => DataType::FLOAT,
+        Precision::F16 => DataType::FLOAT16,
     }
 }
 
@@ -186,7 +176,7 @@ impl GraphBuilder {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{leaf}");
         let tensor = TensorProto {
             dims: shape.iter().map(|&size| size as i64).collect(),
-            data_type: precision.data_type() as i32,
+            data_type: data_type(precision) as i32,
             raw_data: match precision {
                 Precision::F32 => {
                     data.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect()
@@ -202,7 +192,7 @@ impl GraphBuilder {
 
     /// The values in that precision.
     pub(crate) fn cast(&mut self, x: &Value, precision: Precision) -> Value {
-        let to = Attribute::Int(i64::from(precision.data_type() as i32));
+        let to = Attribute::Int(i64::from(data_type(precision) as i32));
         self.node("Cast", &[x], &[("to", to)])
     }
 

@@ -1,10 +1,12 @@
-//! SSAMBA weights to ONNX, declaratively: every node is written on purpose, nothing is traced.
+//! SSAMBA and SSAST weights to ONNX, declaratively: every node is written on purpose, nothing is traced.
 //!
 //! Operator set 20, IR version 10, input `fbank` `[batch, n_frames, n_mels]`, outputs `logits` and on
 //! request `embedding`. Convolutions and recurrences are nodes `ssamba::ShortConv` and
 //! `ssamba::SelectiveScan` (see [`ssamba_contract::op`]) with model-local function bodies: a runtime
-//! with our operators uses them, any other runs the bodies. [`Lowering::Chunk`](ssamba_contract::Lowering::Chunk) writes both in plain
-//! operators instead. Weights are embedded; the card rides in the metadata.
+//! with our operators uses them, any other runs the bodies.
+//! [`Lowering::Chunk`](ssamba_contract::Lowering::Chunk) writes both in plain operators instead. The
+//! attention of SSAST is standard nodes, or on request ONNX Runtime's `MultiHeadAttention`
+//! ([`Attention`]). Weights are embedded; the card rides in the metadata.
 
 mod conv_function;
 mod export;
@@ -12,10 +14,13 @@ mod function;
 mod graph;
 mod inspect;
 mod lower;
+mod network;
 
 pub use conv_function::conv_model;
 pub use export::{Options, card, export};
 pub use function::scan_model;
-pub use graph::Precision;
 pub use inspect::{Inspection, inspect};
 pub use lower::chunk::chunk_model;
+pub use lower::ssast::attention::Attention;
+pub use network::{Architecture, Network, Weights};
+pub use ssamba_contract::Precision;

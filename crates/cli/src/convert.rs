@@ -1,4 +1,4 @@
-//! From a checkpoint on disk to a model and its card: what `export`, `verify`, `inspect` and `demo`
+//! From a checkpoint on disk to a network and its card: what `export`, `verify`, `inspect` and `demo`
 //! share.
 
 use std::{
@@ -13,7 +13,8 @@ use ssamba_contract::{
     Card, Outputs, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
 };
-use ssamba_model::{Checkpoint, Model, Recipe, Weights, recipe::check_labels, recipes_for};
+use ssamba_model_common::{Checkpoint, Recipe, recipe::check_labels, recipes_for};
+use ssamba_onnx::{Architecture, Network, Weights};
 
 /// What a checkpoint cannot tell, on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -24,11 +25,32 @@ pub struct RecipeArgs {
     /// Labels, one a line in the order of the classes, or upstream's `class_labels_indices.csv`.
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
+    /// Network that the checkpoint holds [default: the one whose names it has].
+    #[arg(long, value_enum)]
+    pub arch: Option<Arch>,
+}
+
+/// [`Architecture`] on the command line.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum Arch {
+    /// Bidirectional Mamba.
+    Ssamba,
+    /// Transformer.
+    Ssast,
+}
+
+impl From<Arch> for Architecture {
+    fn from(arch: Arch) -> Self {
+        match arch {
+            Arch::Ssamba => Self::Ssamba,
+            Arch::Ssast => Self::Ssast,
+        }
+    }
 }
 
 /// A checkpoint, understood.
 pub struct Source {
-    pub model: Model,
+    pub network: Network,
     /// Hexadecimal SHA-256 of the checkpoint file.
     pub sha256: String,
     /// Where the recipe came from, for people.
@@ -41,9 +63,9 @@ impl Source {
     /// Reads `checkpoint`; `fallback` names a built-in recipe to use where nothing else says one.
     pub fn read(checkpoint: &Path, args: &RecipeArgs, fallback: Option<&str>) -> Result<Self> {
         let file = Checkpoint::read(checkpoint)?;
-        let weights = Weights::load(&file)?;
+        let weights = Weights::load(&file, args.arch.map(Into::into))?;
         let (mut recipe, recipe_origin) = find_recipe(checkpoint, &weights, args, fallback)?;
-        let published = || Recipe::published_labels(&recipe.name, weights.config.n_classes?);
+        let published = || Recipe::published_labels(&recipe.name, weights.sizes().n_classes?);
         let (labels, labels_origin) = match (&args.labels, published()) {
             (Some(path), _) => (read_labels(path)?, "as given"),
             (None, _) if !recipe.labels.is_empty() => (recipe.labels, "the recipe's"),
@@ -52,14 +74,13 @@ impl Source {
         };
         recipe.labels = labels;
         check_labels(&recipe.labels).with_context(|| checkpoint.display().to_string())?;
-        let model =
-            Model::new(weights, recipe).with_context(|| checkpoint.display().to_string())?;
-        Ok(Self { model, sha256: sha256_of(checkpoint)?, recipe_origin, labels_origin })
+        let network = weights.with(recipe).with_context(|| checkpoint.display().to_string())?;
+        Ok(Self { network, sha256: sha256_of(checkpoint)?, recipe_origin, labels_origin })
     }
 
-    /// The card of an export of this model.
+    /// The card of an export of this network.
     pub fn card(&self, name: &str) -> Result<Card> {
-        ssamba_onnx::card(&self.model, name, &self.sha256)
+        ssamba_onnx::card(&self.network, name, &self.sha256)
     }
 }
 
@@ -69,6 +90,7 @@ fn find_recipe(
     args: &RecipeArgs,
     fallback: Option<&str>,
 ) -> Result<(Recipe, String)> {
+    let sizes = weights.sizes();
     if let Some(name) = &args.recipe {
         return Ok((Recipe::find(name)?, "as asked".into()));
     }
@@ -76,11 +98,11 @@ fn find_recipe(
     if beside.is_file() {
         return Ok((Recipe::read(&beside)?, beside.display().to_string()));
     }
-    if let Some((n_mels, n_frames)) = weights.pretraining_input {
+    if let Some((n_mels, n_frames)) = weights.pretraining_input() {
         let mut recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
         // Its patches do not overlap, and the file says what it took.
         (recipe.front_end.n_mels, recipe.front_end.n_frames) = (n_mels, n_frames);
-        (recipe.stride_f, recipe.stride_t) = (weights.config.patch_f, weights.config.patch_t);
+        (recipe.stride_f, recipe.stride_t) = (sizes.patch_f, sizes.patch_t);
         let named = fallback.filter(|name| *name != recipe.name).and_then(Recipe::built_in);
         return Ok(match named {
             Some(named) => (named, "named by the model's card".into()),
@@ -90,7 +112,7 @@ fn find_recipe(
     if let Some(recipe) = fallback.and_then(Recipe::built_in) {
         return Ok((recipe, "named by the model's card".into()));
     }
-    let fitting = recipes_for(&weights.config, weights.pos_embed.dim(0)?);
+    let fitting = recipes_for(sizes, weights.patches());
     bail!(
         "{}: a checkpoint does not say how its audio was prepared; pass --recipe NAME|FILE or put {} beside it; \
          built-in recipes with as many patches: {}",
@@ -168,13 +190,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// `candle` as one more runtime: the reference that the others are held against.
 pub struct CandleSession {
-    model: Model,
+    network: Network,
     card: Card,
 }
 
 impl CandleSession {
-    pub fn new(model: Model, card: Card) -> Self {
-        Self { model, card }
+    pub fn new(network: Network, card: Card) -> Self {
+        Self { network, card }
     }
 }
 
@@ -190,7 +212,7 @@ impl Session for CandleSession {
     fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
         let device = candle_core::Device::Cpu;
         let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
-        let outputs = self.model.forward(&input)?;
+        let outputs = self.network.forward(&input)?;
         let named = [
             (LOGITS, outputs.logits),
             (FEATURES, outputs.features),

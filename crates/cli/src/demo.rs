@@ -64,7 +64,7 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
         export(&checkpoint, &file, &recipe, None, &ssamba_onnx::Options::default())?;
     terminal::note(format!(
         "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
-        source.model.weights().parameters(),
+        source.network.parameters(),
         bytes.len() as f64 / 1e6
     ));
 
@@ -72,7 +72,7 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
     let card = source.card("kws12")?;
     let inputs = inputs(&card, &clips)?;
     terminal::note("\nverified on the clips:");
-    let agreements = compare(CandleSession::new(source.model, card), &mut sessions, &inputs)?;
+    let agreements = compare(CandleSession::new(source.network, card), &mut sessions, &inputs)?;
     print(&agreements, ATOL)?;
     for reason in missing {
         terminal::note(format!("not compared: {reason}"));

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{ValueEnum, builder::PossibleValue};
 use indicatif::{ProgressBar, ProgressStyle};
 use ssamba_contract::Lowering;
-use ssamba_model::Head;
+use ssamba_model_common::Head;
+use ssamba_onnx::Architecture;
 
 use crate::{
     Answer,
@@ -33,6 +34,9 @@ pub struct Args {
     /// Lower layer by layer instead of two layers of a pair as one step.
     #[arg(long)]
     no_pair_fusion: bool,
+    /// How the attention of SSAST is written [default: plain].
+    #[arg(long, value_enum)]
+    attention: Option<Attention>,
     /// Of the layers. `fp16` is for GPUs; state, norms, input and outputs stay in `fp32`.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
@@ -44,8 +48,27 @@ pub struct Args {
     batch: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Precision {
+/// [`ssamba_onnx::Attention`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Attention {
+    /// Standard operators, for every runtime.
+    Plain,
+    /// One operator that ONNX Runtime alone has.
+    Fused,
+}
+
+impl From<Attention> for ssamba_onnx::Attention {
+    fn from(attention: Attention) -> Self {
+        match attention {
+            Attention::Plain => Self::Plain,
+            Attention::Fused => Self::Fused,
+        }
+    }
+}
+
+/// [`ssamba_onnx::Precision`] on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
     /// Single precision.
     #[default]
     Fp32,
@@ -118,7 +141,8 @@ pub fn export(
         progress.set_message("lowering");
         let stem = checkpoint.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
-        let bytes = ssamba_onnx::export(&source.model, &card, options)?;
+        let bytes = ssamba_onnx::export(&source.network, &card, options)
+            .with_context(|| checkpoint.display().to_string())?;
         progress.set_message(format!("writing {}", output.display()));
         write_whole(output, &bytes)?;
         Ok(Exported { source, bytes })
@@ -137,6 +161,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     let options = ssamba_onnx::Options {
         pair_fusion: !args.no_pair_fusion,
         embedding: args.embedding,
+        attention: args.attention.map(Into::into),
         precision: args.precision.into(),
         lowering: args.lowering.into(),
         batch: args.batch.map(|batch| batch as usize),
@@ -145,32 +170,38 @@ pub fn run(args: &Args) -> Result<Answer> {
     let Exported { source, bytes } =
         export(&args.checkpoint, &args.output, &args.recipe, name, &options)?;
 
-    let model = &source.model;
-    let weights = model.weights();
-    let (rows, columns) = model.grid();
-    let recipe = model.recipe();
+    let network = &source.network;
+    let sizes = network.sizes();
+    let (rows, columns) = network.grid();
+    let recipe = network.recipe();
+    let class_tokens = match network.architecture() {
+        Architecture::Ssamba => "the class token",
+        Architecture::Ssast => "the class and distillation tokens",
+    };
     terminal::note(format!("wrote       {}", args.output.display()));
+    terminal::note(format!("network     {}", network.architecture()));
     terminal::note(format!("recipe      {} ({})", recipe.name, source.recipe_origin));
     terminal::note(format!(
         "parameters  {} in {} layers of width {}",
-        weights.parameters(),
-        weights.config.depth,
-        weights.config.d_model
+        network.parameters(),
+        sizes.depth,
+        sizes.d_model
     ));
     terminal::note(format!(
-        "tokens      {} ({rows} x {columns} patches and the class token) for {:.2} s of audio",
-        model.seq_len(),
+        "tokens      {} ({rows} x {columns} patches and {class_tokens}) for {:.2} s of audio",
+        network.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    terminal::note(format!("precision   {}", options.precision));
     let form = args.lowering.to_possible_value();
     terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));
     terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));
     terminal::note(format!("sha256      {}", sha256(&bytes)));
-    if !weights.unused.is_empty() {
-        let names: Vec<&str> = weights.unused.iter().map(|(name, _)| name.as_str()).collect();
+    if !network.unused().is_empty() {
+        let names: Vec<&str> = network.unused().iter().map(|(name, _)| name.as_str()).collect();
         terminal::note(format!("left out    {} (never used by inference)", names.join(", ")));
     }
-    match weights.config.n_classes {
+    match sizes.n_classes {
         None => terminal::note("no classifier in the checkpoint: the file puts out embeddings"),
         Some(_) if recipe.head == Head::Features => {
             terminal::note("a feature extractor: the classifier is left out");

@@ -5,12 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use ssamba_contract::Card;
-use ssamba_model::{Checkpoint, Weights, recipes_for};
+use ssamba_model_common::{Checkpoint, Mismatch, Unused, recipes_for};
+use ssamba_onnx::{Architecture, Weights};
 
-use crate::{Answer, convert::sha256_of, provider::is_checkpoint};
+use crate::{
+    Answer,
+    convert::{Arch, sha256_of},
+    provider::is_checkpoint,
+};
 
 /// Show what is in a checkpoint or an ONNX file.
 #[derive(clap::Args)]
@@ -20,12 +25,19 @@ pub struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Network that a checkpoint holds [default: the one whose names it has].
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
     let (report, answer) = match is_checkpoint(&args.file)? {
-        true => checkpoint(&args.file)?,
-        false => (model(&args.file)?, Answer::Yes),
+        true => checkpoint(&args.file, args.arch.map(Into::into))?,
+        false => {
+            let file = args.file.display();
+            ensure!(args.arch.is_none(), "{file}: no checkpoint, --arch says nothing of it");
+            (model(&args.file)?, Answer::Yes)
+        }
     };
     let mut stdout = io::stdout().lock();
     match args.json {
@@ -35,40 +47,73 @@ pub fn run(args: &Args) -> Result<Answer> {
     Ok(answer)
 }
 
-/// The answer is no when the file does not fit the network.
-fn checkpoint(path: &Path) -> Result<(Value, Answer)> {
-    let file = Checkpoint::read(path)?;
-    let audit = Weights::audit(&file)?;
-    let config = &audit.config;
-    let (parameters, tokens, gflop) = match Weights::load(&file) {
-        Ok(weights) => {
-            let tokens = weights.pos_embed.dim(0)?;
-            let gflop = 2.0 * config.macs(tokens) as f64 / 1e9;
-            (json!(weights.parameters()), json!(tokens), json!((gflop * 1e3).round() / 1e3))
+/// What the names and shapes of a checkpoint tell.
+struct Audit {
+    /// For people, by name.
+    sizes: Value,
+    unused: Unused,
+    mismatch: Mismatch,
+}
+
+fn audit(file: &Checkpoint, kind: Architecture) -> Result<Audit> {
+    Ok(match kind {
+        Architecture::Ssamba => {
+            let audit = ssamba_model::Weights::audit(file)?;
+            let config = &audit.config;
+            let sizes = json!({
+                "d_model": config.d_model,
+                "depth": config.depth,
+                "d_inner": config.d_inner,
+                "d_state": config.d_state,
+                "d_conv": config.d_conv,
+                "dt_rank": config.dt_rank,
+                "patch": [config.patch_f, config.patch_t],
+                "n_classes": config.n_classes,
+                "norm": audit.norm,
+            });
+            Audit { sizes, unused: audit.unused, mismatch: audit.mismatch }
         }
-        Err(_) => (Value::Null, Value::Null, Value::Null),
+        Architecture::Ssast => {
+            let audit = ssamba_ssast::Weights::audit(file)?;
+            let config = &audit.config;
+            let sizes = json!({
+                "d_model": config.d_model,
+                "depth": config.depth,
+                "heads": config.heads(),
+                "d_mlp": config.d_mlp,
+                "patch": [config.patch_f, config.patch_t],
+                "n_classes": config.n_classes,
+            });
+            Audit { sizes, unused: audit.unused, mismatch: audit.mismatch }
+        }
+    })
+}
+
+/// The answer is no when the file does not fit the network.
+fn checkpoint(path: &Path, asked: Option<Architecture>) -> Result<(Value, Answer)> {
+    let file = Checkpoint::read(path)?;
+    let kind = Architecture::of(&file, asked)?;
+    let audit = audit(&file, kind)?;
+    let (parameters, tokens, gflop, recipes) = match Weights::load(&file, Some(kind)) {
+        Ok(weights) => (
+            json!(weights.parameters()),
+            json!(weights.seq_len()),
+            json!((2.0 * weights.macs() as f64 / 1e6).round() / 1e3),
+            json!(recipes_for(weights.sizes(), weights.patches())),
+        ),
+        Err(_) => (Value::Null, Value::Null, Value::Null, Value::Null),
     };
-    let recipes = tokens.as_u64().map(|tokens| recipes_for(config, tokens as usize));
     let fits = audit.mismatch.is_empty();
     let report = json!({
         "file": path.display().to_string(),
         "kind": if file.is_pretraining() { "pretraining checkpoint" } else { "checkpoint" },
+        "network": kind.to_string(),
         "sha256": sha256_of(path)?,
         "tensors": file.tensors.len(),
         "parameters": parameters,
         "tokens": tokens,
         "gflop_per_clip": gflop,
-        "sizes": {
-            "d_model": config.d_model,
-            "depth": config.depth,
-            "d_inner": config.d_inner,
-            "d_state": config.d_state,
-            "d_conv": config.d_conv,
-            "dt_rank": config.dt_rank,
-            "patch": [config.patch_f, config.patch_t],
-            "n_classes": config.n_classes,
-            "norm": audit.norm,
-        },
+        "sizes": audit.sizes,
         "recipes_with_as_many_tokens": recipes,
         "fits": fits,
         "mismatch": if fits { Value::Null } else { json!(audit.mismatch) },

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ssamba_contract::{Card, Outputs, Session, Tensor, io::LOGITS};
+use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, io::LOGITS};
 use ssamba_features::Extractor;
 
 use crate::{
@@ -30,9 +30,9 @@ pub struct Args {
     /// Runtimes, separated by commas [default: all that are here].
     #[arg(long, value_enum, value_delimiter = ',')]
     provider: Vec<Provider>,
-    /// Largest absolute difference allowed in any output.
-    #[arg(long, value_name = "X", default_value_t = ATOL)]
-    atol: f32,
+    /// Largest absolute difference allowed in any output [default: 1e-4, in half precision 2e-2].
+    #[arg(long, value_name = "X")]
+    atol: Option<f32>,
     #[command(flatten)]
     recipe: RecipeArgs,
     #[command(flatten)]
@@ -41,6 +41,8 @@ pub struct Args {
 
 /// What `f32` arithmetic in another order may cost.
 pub const ATOL: f32 = 1e-4;
+/// What half precision may cost.
+const HALF_ATOL: f32 = 2e-2;
 
 /// One runtime against the reference.
 #[derive(Clone, Debug)]
@@ -59,7 +61,9 @@ impl Agreement {
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
-    ensure!(args.atol >= 0.0, "--atol is {}, expected a number that is not negative", args.atol);
+    if let Some(atol) = args.atol {
+        ensure!(atol >= 0.0, "--atol is {atol}, expected a number that is not negative");
+    }
     let (mut sessions, missing) = open(&args.model, &args.provider, &args.runtime)?;
     let card = match sessions.first() {
         Some(session) => session.card().clone(),
@@ -69,14 +73,18 @@ pub fn run(args: &Args) -> Result<Answer> {
     if !same_origin(&card, &source)? {
         return Ok(Answer::No);
     }
+    let atol = args.atol.unwrap_or(match card.precision {
+        Precision::F32 => ATOL,
+        Precision::F16 => HALF_ATOL,
+    });
     let inputs = inputs(&card, &args.audio)?;
-    let reference = CandleSession::new(source.model, card);
+    let reference = CandleSession::new(source.network, card);
     let agreements = compare(reference, &mut sessions, &inputs)?;
-    print(&agreements, args.atol)?;
+    print(&agreements, atol)?;
     for reason in &missing {
         terminal::note(format!("not compared: {reason}"));
     }
-    let holds = agreements.iter().all(|agreement| agreement.holds(args.atol));
+    let holds = agreements.iter().all(|agreement| agreement.holds(atol));
     Ok(if holds { Answer::Yes } else { Answer::No })
 }
 
@@ -95,6 +103,9 @@ pub fn open(
             // What is not here is skipped, and said; what is here has to work.
             match provider.absent(args) {
                 Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
+                None if provider == Provider::Tract && in_half_precision(model) => {
+                    missing.push("tract: it does not run files in half precision".into());
+                }
                 None => sessions.push(provider.open(model, args)?),
             }
         }
@@ -103,6 +114,12 @@ pub fn open(
         sessions.push(provider.open(model, args)?);
     }
     Ok((sessions, missing))
+}
+
+fn in_half_precision(model: &Path) -> bool {
+    // What cannot be read is for the runtimes to say.
+    let card = ssamba_onnx::inspect(model).map(|file| Card::from_metadata(&file.metadata));
+    matches!(card, Ok(Ok(card)) if card.precision == Precision::F16)
 }
 
 /// Whether the file says that it came from this checkpoint and this recipe.

@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use ssamba_model_common::{Checkpoint, hashed};
 use tempfile::TempDir;
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
@@ -38,6 +39,25 @@ fn workshop() -> TempDir {
     }
     let output = ssamba_edge(folder.path(), &["export", "kws12.pth", "-o", "kws.onnx"]);
     assert!(output.status.success(), "{}", stderr(&output));
+    folder
+}
+
+/// The same with a transformer of the keyword model's sizes, `ssast.safetensors`: its recipe is the
+/// keyword model's, its weights mean nothing.
+fn transformer() -> TempDir {
+    let folder = workshop();
+    let config = ssamba_ssast::Config {
+        d_model: 64,
+        depth: 12,
+        d_mlp: 96,
+        patch_f: 128,
+        patch_t: 4,
+        n_classes: Some(12),
+    };
+    let checkpoint = hashed::checkpoint(ssamba_ssast::weights::layout(&config, 2 + 48));
+    let tensors = checkpoint.tensors.into_iter().collect();
+    candle_core::safetensors::save(&tensors, folder.path().join("ssast.safetensors")).unwrap();
+    fs::copy(zoo("kws12.toml"), folder.path().join("ssast.toml")).unwrap();
     folder
 }
 
@@ -179,6 +199,65 @@ fn inspect_tells_what_is_in_both_kinds_of_file() {
 }
 
 #[test]
+fn a_transformer_goes_the_same_way() {
+    let folder = transformer();
+    let run = |arguments: &[&str]| {
+        let output = ssamba_edge(folder.path(), arguments);
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let against = ["--against", "ssast.safetensors", "yes.wav", "left.wav"];
+    for (file, form, providers) in
+        [("plain.onnx", &[][..], "tract,cpu"), ("fused.onnx", &["--attention", "fused"], "cpu")]
+    {
+        let (code, _, said) = run(&[&["export", "ssast.safetensors", "-o", file], form].concat());
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("network     ssast\n"), "{said}");
+        assert!(said.contains("1 x 48 patches and the class and distillation tokens"), "{said}");
+        let (code, table, said) =
+            run(&[&["verify", file, "--provider", providers], &against[..]].concat());
+        assert_eq!(code, Some(0), "{table}{said}");
+        for provider in providers.split(',') {
+            assert!(table.contains(provider), "{table}");
+            let (code, heard, said) = run(&["run", file, "yes.wav", "--provider", provider]);
+            assert_eq!((code, heard.lines().count()), (Some(0), 1), "{said}");
+        }
+    }
+    let (code, report, _) = run(&["inspect", "ssast.safetensors", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((code, &report["network"]), (Some(0), &"ssast".into()));
+    assert_eq!((&report["sizes"]["heads"], &report["tokens"]), (&1.into(), &50.into()));
+
+    // Names of both networks: neither is guessed.
+    let mut tensors = Checkpoint::read(&zoo("kws12.pth")).unwrap().tensors;
+    tensors.extend(Checkpoint::read(&folder.path().join("ssast.safetensors")).unwrap().tensors);
+    let both = folder.path().join("both.safetensors");
+    candle_core::safetensors::save(&tensors.into_iter().collect(), both).unwrap();
+    fs::copy(zoo("kws12.toml"), folder.path().join("both.toml")).unwrap();
+
+    let export = |rest: &'static [&str]| [&["export"], rest, &["-o", "out.onnx"]].concat();
+    for (arguments, needle) in [
+        (
+            vec!["run", "fused.onnx", "yes.wav", "--provider", "tract"],
+            "ONNX Runtime alone has: run it there, or export with plain attention",
+        ),
+        (export(&["ssast.safetensors", "--arch", "ssamba"]), "not of ssamba as asked"),
+        (export(&["kws12.pth", "--arch", "ssast"]), "not of ssast as asked"),
+        (export(&["kws12.pth", "--attention", "plain"]), "SSAMBA has no attention"),
+        (vec!["inspect", "plain.onnx", "--arch", "ssast"], "no checkpoint"),
+        (export(&["both.safetensors"]), "pass --arch"),
+        (export(&["both.safetensors", "--arch", "ssast"]), "unexpected: v.layers.0."),
+        (export(&["ssast.safetensors", "--lowering", "chunk"]), "leave the lowering out"),
+        (export(&["ssast.safetensors", "--recipe", "superb"]), "a head that SSAST has not"),
+        (export(&["ssast.safetensors", "--recipe", "audioset"]), "1 x 103 patches"),
+    ] {
+        let (code, out, said) = run(&arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: ") && said.lines().count() == 1, "{arguments:?}: {said}");
+        assert!(said.contains(needle), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn a_file_in_plain_operators_runs_verifies_and_says_so() {
     let folder = workshop();
     let export = |options: &[&str]| {
@@ -214,6 +293,30 @@ fn a_file_in_plain_operators_runs_verifies_and_says_so() {
         assert_eq!(message.lines().count(), 1, "{message}");
         assert!(message.contains("exported with --batch 8"), "{message}");
     }
+}
+
+#[test]
+fn half_precision_is_for_onnx_runtime_and_verifies_there() {
+    let folder = workshop();
+    let run = |arguments: &[&str]| {
+        let output = ssamba_edge(folder.path(), arguments);
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let (code, _, said) = run(&["export", "kws12.pth", "-o", "half.onnx", "--precision", "fp16"]);
+    assert!(code == Some(0) && said.contains("precision   fp16"), "{said}");
+    let (_, heard, said) = run(&["run", "half.onnx", "yes.wav", "--provider", "cpu"]);
+    assert!(heard.starts_with("yes.wav: yes 0."), "{said}");
+    let (code, table, said) = run(&["verify", "half.onnx", "--against", "kws12.pth", "yes.wav"]);
+    assert_eq!(code, Some(0), "{table}{said}");
+    assert!(table.contains("within 2e-2") && said.contains("not compared: tract"), "{table}{said}");
+    let strict = ["verify", "half.onnx", "--against", "kws12.pth", "--atol", "1e-7"];
+    assert_eq!(run(&strict).0, Some(1));
+    let (_, report, _) = run(&["inspect", "half.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["card"]["precision"], "fp16");
+    let (code, _, said) = run(&["run", "half.onnx", "yes.wav", "--provider", "tract"]);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("half precision (fp16)") && said.contains("--precision fp32"), "{said}");
 }
 
 #[test]

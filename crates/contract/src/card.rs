@@ -51,6 +51,24 @@ pub enum Lowering {
     Chunk,
 }
 
+/// Type of the values that flow through the layers, and of the matrices they are multiplied by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    #[serde(rename = "fp32")]
+    F32,
+    /// Half precision.
+    #[serde(rename = "fp16")]
+    F16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&unquoted(self))
+    }
+}
+
 /// What a model says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
@@ -70,6 +88,8 @@ pub struct Card {
     pub converter: String,
     /// Sizes and options of the network as `key=value` pairs, for people.
     pub network: String,
+    /// Of the layers; a file that does not say is in single precision.
+    pub precision: Precision,
     /// How convolutions and recurrences are written; a file that does not say has functions.
     pub lowering: Lowering,
     /// Clips that a run takes; `None`, any number.
@@ -148,6 +168,7 @@ impl Card {
             ("checkpoint_sha256", self.checkpoint_sha256.clone()),
             ("converter", self.converter.clone()),
             ("network", self.network.clone()),
+            ("precision", unquoted(&self.precision)),
             ("lowering", unquoted(&self.lowering)),
         ]
         .into_iter()
@@ -186,6 +207,7 @@ impl Card {
             checkpoint_sha256: entries.text("checkpoint_sha256")?.into(),
             converter: entries.text("converter")?.into(),
             network: entries.text("network")?.into(),
+            precision: entries.optional("precision", Entries::word)?.unwrap_or_default(),
             lowering: entries.optional("lowering", Entries::word)?.unwrap_or_default(),
             batch: entries.optional("batch", Entries::parse)?,
         };
@@ -302,6 +324,7 @@ mod tests {
             checkpoint_sha256: "00ff".into(),
             converter: "ssamba-edge 0.1.0".into(),
             network: "d_model=64".into(),
+            precision: Precision::F16,
             lowering: Lowering::Chunk,
             batch: Some(2),
         }
@@ -317,18 +340,20 @@ mod tests {
     #[test]
     fn a_missing_or_broken_entry_is_named() {
         let metadata = card().to_metadata();
-        let optional = ["ssamba.card", "ssamba.lowering", "ssamba.batch"];
-        for key in metadata.keys().filter(|key| !optional.contains(&key.as_str())) {
+        let optional = ["ssamba.precision", "ssamba.lowering", "ssamba.batch"];
+        let required = |key: &&String| *key != "ssamba.card" && !optional.contains(&key.as_str());
+        for key in metadata.keys().filter(required) {
             let mut lacking = metadata.clone();
             lacking.remove(key);
             let error = Card::from_metadata(&lacking).unwrap_err();
             assert_eq!(error, CardError::Missing { key: key.clone() });
         }
         let mut older = metadata.clone();
-        older.retain(|key, _| !["ssamba.lowering", "ssamba.batch"].contains(&key.as_str()));
+        older.retain(|key, _| !optional.contains(&key.as_str()));
         let read = Card::from_metadata(&older).unwrap();
         assert_eq!((read.lowering, read.batch), (Lowering::Function, None));
-        for key in ["ssamba.lowering", "ssamba.batch"] {
+        assert_eq!(read.precision, Precision::F32);
+        for key in optional {
             let mut broken = metadata.clone();
             broken.insert(key.into(), "-1".into());
             let error = Card::from_metadata(&broken).unwrap_err();

@@ -17,7 +17,7 @@ pub mod io;
 pub mod op;
 pub mod session;
 
-pub use card::{Card, CardError, Lowering, Scores};
+pub use card::{Card, CardError, Lowering, Precision, Scores};
 pub use front_end::{FrontEnd, Order};
 pub use io::{Tensor, TensorError};
 pub use session::{Outputs, Session};

@@ -22,6 +22,17 @@ pub const DOMAIN: &str = "ssamba";
 /// Version of the operator set [`DOMAIN`].
 pub const VERSION: i64 = 1;
 
+/// ONNX Runtime's own operators, as far as a file may hold them.
+pub mod contrib {
+    /// Their domain.
+    pub const DOMAIN: &str = "com.microsoft";
+    /// Version of the operator set [`DOMAIN`].
+    pub const VERSION: i64 = 1;
+    /// `query`, `key`, `value` `[batch, tokens, heads * head_width]` to the same shape, all heads in
+    /// one kernel.
+    pub const MULTI_HEAD_ATTENTION: &str = "MultiHeadAttention";
+}
+
 /// Names of the attributes of both operators.
 pub mod attribute {
     /// int, default 1: mixers in the node.

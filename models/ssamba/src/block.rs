@@ -4,12 +4,10 @@
 //! layers are taken in pairs: both see the same two streams, the second one reversed, and *both*
 //! hidden and residual streams are added, so that the residual doubles at every pair.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
+use ssamba_model_common::{NORM_EPS, NormKind};
 
-use crate::{
-    config::{NORM_EPS, NormKind},
-    weights::{LayerWeights, NormWeights},
-};
+use crate::weights::LayerWeights;
 
 /// Hidden and residual stream between blocks, `[batch, seq_len, d_model]` each.
 #[derive(Clone, Debug)]
@@ -45,27 +43,10 @@ pub(crate) struct BlockOptions {
     pub(crate) halve: bool,
 }
 
-impl NormWeights {
-    /// Normalises the last axis.
-    pub(crate) fn forward(&self, x: &Tensor, kind: NormKind) -> Result<Tensor> {
-        let (x, bias) = match kind {
-            NormKind::Layer => (x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, self.bias.as_ref()),
-            NormKind::Rms => (x.clone(), None),
-        };
-        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let scaled =
-            x.broadcast_div(&(mean_square + NORM_EPS)?.sqrt()?)?.broadcast_mul(&self.weight)?;
-        match bias {
-            Some(bias) => scaled.broadcast_add(bias),
-            None => Ok(scaled),
-        }
-    }
-}
-
 impl LayerWeights {
     fn forward(&self, streams: &Streams, options: BlockOptions) -> Result<Streams> {
         let residual = streams.sum()?;
-        let normalised = self.norm.forward(&residual, options.norm)?;
+        let normalised = self.norm.forward(&residual, options.norm, NORM_EPS)?;
         let hidden = self.mixer.forward(&normalised, options.halve)?;
         Ok(Streams { hidden, residual: Some(residual) })
     }

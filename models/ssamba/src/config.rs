@@ -1,20 +1,10 @@
 //! Sizes of a network, all inferred from a checkpoint's tensors.
 
 use ssamba_contract::op;
-
-/// Kind of the layer norms and the final norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NormKind {
-    /// LayerNorm with weight and bias: every published recipe.
-    Layer,
-    /// RMSNorm with weight only: what the SUPERB expert runs on checkpoints trained with
-    /// LayerNorm (SiavashShams/ssamba@019b276 `src/finetune/voxceleb1/ssast/expert.py:68`).
-    Rms,
-}
-
-/// Epsilon of every norm of the network.
-pub const NORM_EPS: f64 = 1e-5;
+use ssamba_model_common::{
+    Published, Sizes,
+    sizes::{LARGEST, MOST_LAYERS, out_of_bounds},
+};
 
 /// Sizes that a checkpoint's tensors tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,17 +29,37 @@ pub struct Config {
     pub n_classes: Option<usize>,
 }
 
-/// Largest of each size that is taken for a network and not for damage.
-const LARGEST: usize = 1 << 16;
+impl From<&Config> for Sizes {
+    fn from(config: &Config) -> Self {
+        let &Config { d_model, depth, patch_f, patch_t, n_classes, .. } = config;
+        Self { d_model, depth, patch_f, patch_t, n_classes }
+    }
+}
 
 impl Config {
+    /// A published size: 24 layers over patches of 16 x 16.
+    pub fn published(size: Published, n_classes: Option<usize>) -> Self {
+        let d_model = size.d_model();
+        Self {
+            d_model,
+            depth: 24,
+            d_inner: 2 * d_model,
+            d_state: 16,
+            d_conv: 4,
+            dt_rank: d_model.div_ceil(16),
+            patch_f: 16,
+            patch_t: 16,
+            n_classes,
+        }
+    }
+
     /// A size that no network has, if there is one.
     pub(crate) fn problem(&self) -> Option<String> {
         let Self { d_model, depth, d_inner, d_state, d_conv, dt_rank, patch_f, patch_t, n_classes } =
             *self;
-        let bounded = [
+        out_of_bounds([
             ("d_model", d_model, LARGEST),
-            ("number of layers", depth, 1 << 12),
+            ("number of layers", depth, MOST_LAYERS),
             ("d_inner", d_inner, LARGEST),
             ("d_state", d_state, op::MAX_D_STATE),
             ("d_conv", d_conv, op::short_conv::MAX_TAPS),
@@ -57,10 +67,7 @@ impl Config {
             ("patch height", patch_f, LARGEST),
             ("patch width", patch_t, LARGEST),
             ("number of classes", n_classes.unwrap_or(1), LARGEST),
-        ];
-        let (name, size, largest) =
-            bounded.into_iter().find(|(_, size, largest)| !(1..=*largest).contains(size))?;
-        Some(format!("its {name} is {size}, expected 1 to {largest}"))
+        ])
     }
 
     /// Columns of `x_proj`: step rank, then B, then C.

@@ -8,51 +8,28 @@
 //! cannot, and [`Model`] runs.
 
 pub mod block;
-pub mod checkpoint;
 pub mod config;
 pub mod head;
 pub mod mixer;
-mod patch_embed;
-mod pickle;
-pub mod pos_embed;
-pub mod recipe;
 pub mod weights;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
+pub use ssamba_model_common::{
+    Checkpoint, Head, ModelOutputs, NORM_EPS, NormKind, Published, Recipe, hashed, pos_embed,
+    recipe, recipes_for,
+};
+use ssamba_model_common::{PatchEmbed, PatchWeights, check_input, head::pool, pos_embed::Stored};
 
-use crate::{
-    block::{BlockOptions, Streams, encode},
-    patch_embed::PatchEmbed,
-};
-pub use crate::{
-    checkpoint::Checkpoint,
-    config::{Config, NORM_EPS, NormKind},
-    recipe::{Head, Recipe},
-    weights::Weights,
-};
+use crate::block::{BlockOptions, Streams, encode};
+pub use crate::{config::Config, weights::Weights};
 
 /// A network ready to run: parameters, and a recipe that fits them.
 #[derive(Clone, Debug)]
 pub struct Model {
     weights: Weights,
     recipe: Recipe,
-    grid: (usize, usize),
-    pos_embed: Tensor,
     patch_embed: PatchEmbed,
-}
-
-/// What one forward pass yields.
-#[derive(Clone, Debug)]
-pub struct ModelOutputs {
-    /// `[batch, n_classes]` (`[batch, 60, n_classes]` per second); absent without a classifier.
-    pub logits: Option<Tensor>,
-    /// Pooled tokens, `[batch, d_model]` (`[batch, 60, d_model]` per second).
-    pub embedding: Tensor,
-    /// One vector per patch column, `[batch, columns, rows * d_model]`, for [`Head::Features`].
-    pub features: Option<Tensor>,
-    /// All tokens after the final norm, the class token first: `[batch, seq_len, d_model]`.
-    pub tokens: Tensor,
 }
 
 impl Model {
@@ -62,8 +39,19 @@ impl Model {
     /// When the recipe does not fit the parameters; the message names recipes that would.
     pub fn new(weights: Weights, recipe: Recipe) -> Result<Self> {
         recipe.check(&weights.config)?;
+        if recipe.pairwise && !weights.config.depth.is_multiple_of(2) {
+            bail!(
+                "the checkpoint has {} layers, an odd number: pairs are impossible, set pairwise = false in the recipe",
+                weights.config.depth
+            );
+        }
         let grid = recipe.grid(&weights.config)?;
-        let pos_embed = positions(&weights, &recipe, grid)?;
+        let stored = Stored {
+            table: &weights.pos_embed,
+            class_tokens: 1,
+            pretraining_input: weights.pretraining_input,
+        };
+        let pos_embed = stored.fit((&weights.config).into(), &recipe, grid)?;
         if recipe.head == Head::PerSecond {
             let seq_len = 1 + grid.0 * grid.1;
             ensure!(
@@ -79,8 +67,14 @@ impl Model {
                 recipe.name
             );
         }
-        let patch_embed = PatchEmbed::new(&weights, pos_embed.clone(), &recipe, grid)?;
-        Ok(Self { weights, recipe, grid, pos_embed, patch_embed })
+        let patch_weights = PatchWeights {
+            weight: weights.patch_weight.clone(),
+            bias: weights.patch_bias.clone(),
+            class_tokens: weights.cls_token.unsqueeze(0)?,
+            pos_embed,
+        };
+        let patch_embed = PatchEmbed::new(patch_weights, &recipe, grid)?;
+        Ok(Self { weights, recipe, patch_embed })
     }
 
     /// The parameters.
@@ -95,17 +89,18 @@ impl Model {
 
     /// Patches over frequency and over time.
     pub fn grid(&self) -> (usize, usize) {
-        self.grid
+        self.patch_embed.grid()
     }
 
     /// Tokens of one clip, the class token included.
     pub fn seq_len(&self) -> usize {
-        1 + self.grid.0 * self.grid.1
+        let (rows, columns) = self.grid();
+        1 + rows * columns
     }
 
-    /// Positions for this grid, `[seq_len, d_model]`.
-    pub fn pos_embed(&self) -> &Tensor {
-        &self.pos_embed
+    /// The patch embedding, with positions for this grid.
+    pub fn patch_embed(&self) -> &PatchEmbed {
+        &self.patch_embed
     }
 
     /// The norm that runs: the recipe's choice, else what the file holds.
@@ -131,22 +126,13 @@ impl Model {
         fbank: &Tensor,
         trace: impl FnMut(usize, &Streams),
     ) -> Result<ModelOutputs> {
-        let front_end = &self.recipe.front_end;
-        match fbank.dims() {
-            &[_, n_frames, n_mels]
-                if (n_frames, n_mels) == (front_end.n_frames, front_end.n_mels) => {}
-            other => bail!(
-                "fbank has shape {other:?}, expected [batch, {}, {}]",
-                front_end.n_frames,
-                front_end.n_mels
-            ),
-        }
+        check_input(fbank, &self.recipe)?;
         let Encoded { once, tokens } = self.encode(&self.patch_embed.project(fbank)?, trace)?;
         let features = match self.recipe.head {
-            Head::Features => Some(head::columns(&once, self.grid)?),
+            Head::Features => Some(head::columns(&once, self.grid())?),
             _ => None,
         };
-        let embedding = head::pool(&tokens, self.recipe.head)?;
+        let embedding = pool(&tokens, 1, self.recipe.head)?;
         let logits = match (&self.weights.head, self.recipe.head) {
             (Some(head), Head::MeanTokens | Head::ClassToken | Head::PerSecond) => {
                 Some(head.forward(&embedding)?)
@@ -187,9 +173,9 @@ impl Model {
             step += 1;
             trace(step, streams);
         })?;
-        let once = self.weights.norm_f.forward(&encoded, options.norm)?;
+        let once = self.weights.norm_f.forward(&encoded, options.norm, NORM_EPS)?;
         // Upstream normalises twice with the same parameters (`both_models.py:313,391`).
-        let tokens = self.weights.norm_f.forward(&once, options.norm)?;
+        let tokens = self.weights.norm_f.forward(&once, options.norm, NORM_EPS)?;
         Ok(Encoded { once, tokens })
     }
 }
@@ -203,44 +189,18 @@ pub struct Encoded {
     pub tokens: Tensor,
 }
 
-/// The position table for `grid`.
-fn positions(weights: &Weights, recipe: &Recipe, grid: (usize, usize)) -> Result<Tensor> {
-    let config = &weights.config;
-    if let Some((n_mels, n_frames)) = weights.pretraining_input {
-        ensure!(
-            n_mels >= config.patch_f && n_frames >= config.patch_t,
-            "the checkpoint was pretrained on {n_mels} mel bins by {n_frames} frames, less than a patch"
-        );
-        // Pretraining patches do not overlap.
-        let from = (n_mels / config.patch_f, n_frames / config.patch_t);
-        return pos_embed::resample(&weights.pos_embed, from, grid);
-    }
-    let rows = weights.pos_embed.dim(0).context("the position table has no rows")?;
-    if rows == 1 + grid.0 * grid.1 {
-        return Ok(weights.pos_embed.clone());
-    }
-    let fitting = recipes_for(config, rows);
-    Err(anyhow!(
-        "recipe `{}` gives {} x {} patches, the checkpoint has positions for {}{}",
-        recipe.name,
-        grid.0,
-        grid.1,
-        rows.saturating_sub(1),
-        match fitting.is_empty() {
-            true => String::new(),
-            false => format!("; recipes with as many: {}", fitting.join(", ")),
-        }
-    ))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Built-in recipes whose token count is `seq_len`.
-pub fn recipes_for(config: &Config, seq_len: usize) -> Vec<&'static str> {
-    recipe::BUILT_IN
-        .into_iter()
-        .filter(|name| {
-            Recipe::built_in(name)
-                .and_then(|recipe| recipe.grid(config).ok())
-                .is_some_and(|(rows, columns)| 1 + rows * columns == seq_len)
-        })
-        .collect()
+    #[test]
+    fn an_odd_number_of_layers_has_no_pairs() {
+        let config = Config { depth: 3, ..Config::published(Published::Tiny, Some(2)) };
+        let checkpoint = hashed::checkpoint(weights::layout(&config, NormKind::Layer, 145));
+        let weights = Weights::load(&checkpoint).unwrap();
+        let recipe = Recipe::built_in("speech-commands").unwrap();
+        let error = Model::new(weights.clone(), recipe.clone()).unwrap_err();
+        assert!(error.to_string().contains("3 layers, an odd number"), "{error}");
+        assert!(Model::new(weights, Recipe { pairwise: false, ..recipe }).is_ok());
+    }
 }

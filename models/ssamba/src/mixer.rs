@@ -5,6 +5,7 @@
 //! faster code is judged by, so it shares none with it.
 
 use candle_core::{D, Result, Tensor};
+use ssamba_model_common::layers::linear;
 
 use crate::weights::{MixerWeights, StreamWeights};
 
@@ -90,12 +91,7 @@ pub fn selective_scan(
     Tensor::stack(&ys, 1)
 }
 
-/// `x` [.., in] times the transpose of `weight` `[out, in]`.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.broadcast_matmul(&weight.t()?)
-}
-
-pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
+fn silu(x: &Tensor) -> Result<Tensor> {
     x / (x.neg()?.exp()? + 1.0)?
 }
 

@@ -10,6 +10,7 @@
 
 #![deny(missing_docs)]
 
+mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod library;

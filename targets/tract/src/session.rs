@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use ssamba_contract::{
-    Card, Outputs, Session, Tensor,
+    Card, Outputs, Precision, Session, Tensor,
     io::FBANK,
-    op::{DOMAIN, VERSION},
+    op::{DOMAIN, VERSION, contrib},
 };
 use tract_onnx::{
     pb::ModelProto,
@@ -79,7 +79,22 @@ impl TractSession {
         if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
             bail!("its operators are of version {}, this program has {VERSION}", opset.version);
         }
+        // By domain: tract looks nodes up by type alone.
+        let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
+        if let Some(node) = nodes.find(|node| node.domain == contrib::DOMAIN) {
+            bail!(
+                "it holds `{}::{}`, which ONNX Runtime alone has: run it there, or export with plain attention",
+                node.domain,
+                node.op_type
+            );
+        }
         let card = card(&proto)?;
+        if card.precision == Precision::F16 {
+            bail!(
+                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or export with \
+                 --precision fp32"
+            );
+        }
         let outputs =
             proto.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.clone());
         let outputs: Vec<String> = outputs.collect();

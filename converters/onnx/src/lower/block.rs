@@ -23,9 +23,10 @@ use super::{
     mixer::{InProjection, NormParameters, Oriented, mixers},
 };
 use crate::{
+    Precision,
     conv_function::ConvConfiguration,
     function::ScanConfiguration,
-    graph::{Attribute, GraphBuilder, Precision, Value},
+    graph::{Attribute, GraphBuilder, Value},
 };
 
 /// Encoder under construction: its parameters, and how far the residual is scaled down.

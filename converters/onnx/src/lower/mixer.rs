@@ -19,8 +19,9 @@ use super::{
     matrix::{Matrix, vector},
 };
 use crate::{
+    Precision,
     conv_function::ConvConfiguration,
-    graph::{GraphBuilder, Precision, Value},
+    graph::{GraphBuilder, Value},
 };
 
 /// A mixer and the order of tokens that upstream feeds it.

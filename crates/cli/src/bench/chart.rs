@@ -12,13 +12,16 @@ const MARGIN: [f64; 4] = [62.0, 40.0, 18.0, 46.0];
 const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#000000"];
 
+/// What a panel shows of a point.
+type Figure = fn(&Point) -> Option<f64>;
+
 /// Two panels, time and memory; the second is left out where no memory was measured.
 pub fn svg(machine: &str, points: &[Point]) -> String {
     let mut curves: BTreeMap<String, Vec<&Point>> = BTreeMap::new();
     for point in points.iter().filter(|point| point.median_ms.is_some()) {
         curves.entry(name(point)).or_default().push(point);
     }
-    let panels: [(&str, fn(&Point) -> Option<f64>); 2] =
+    let panels: [(&str, Figure); 2] =
         [("ms, median", |point| point.median_ms), ("MiB over the weights", |point| point.peak_mib)];
     let panels: Vec<_> = panels
         .into_iter()
@@ -65,7 +68,7 @@ fn panel(
     left: f64,
     title: &str,
     curves: &BTreeMap<String, Vec<&Point>>,
-    value: fn(&Point) -> Option<f64>,
+    value: Figure,
 ) {
     let all = || curves.values().flatten();
     let x_axis = Axis::over(all().map(|point| point.tokens as f64), 2.0);

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use ssamba_model::{Checkpoint, Config, Model, NormKind, Recipe, Weights, weights::layout};
+use ssamba_onnx::Network;
 
 /// A published size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,7 +43,7 @@ const PATCH: usize = 16;
 const ROWS: usize = 8;
 
 /// SSAMBA of a published size over `patches` patches and its class token.
-pub fn ssamba(size: Size, patches: usize) -> Result<Model> {
+pub fn ssamba(size: Size, patches: usize) -> Result<Network> {
     let d_model = size.d_model();
     let config = Config {
         d_model,
@@ -67,7 +68,7 @@ pub fn ssamba(size: Size, patches: usize) -> Result<Model> {
         })
         .collect::<Result<Vec<_>>>()?;
     let checkpoint = Checkpoint::from_tensors("made-up weights", tensors);
-    Ok(Model::new(Weights::load(&checkpoint)?, recipe)?)
+    Ok(Model::new(Weights::load(&checkpoint)?, recipe)?.into())
 }
 
 /// Values as a fresh network would have: decays of 1 to `d_state`, steps of about 0.02, matrices that

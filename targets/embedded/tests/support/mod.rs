@@ -10,7 +10,8 @@ use std::{
 };
 
 use ssamba_kws::{Event, Settings, Spotter};
-use ssamba_model::{Checkpoint, Model, Recipe, Weights};
+use ssamba_model::{Checkpoint, Recipe};
+use ssamba_onnx::Weights;
 use tempfile::TempDir;
 
 /// Words of the stream, in order.
@@ -30,10 +31,11 @@ pub struct Exported {
 impl Exported {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let weights = Weights::load(&Checkpoint::read(&zoo("kws12.pth")).unwrap()).unwrap();
-        let model = Model::new(weights, Recipe::read(&zoo("kws12.toml")).unwrap()).unwrap();
-        let card = ssamba_onnx::card(&model, "kws12", "").unwrap();
-        let bytes = ssamba_onnx::export(&model, &card, &ssamba_onnx::Options::default()).unwrap();
+        let checkpoint = Checkpoint::read(&zoo("kws12.pth")).unwrap();
+        let weights = Weights::load(&checkpoint, None).unwrap();
+        let network = weights.with(Recipe::read(&zoo("kws12.toml")).unwrap()).unwrap();
+        let card = ssamba_onnx::card(&network, "kws12", "").unwrap();
+        let bytes = ssamba_onnx::export(&network, &card, &ssamba_onnx::Options::default()).unwrap();
         let exported = Self { folder };
         fs::write(exported.model(), bytes).unwrap();
         exported

@@ -1,23 +1,21 @@
-//! The kernel of the CPU provider: `float` operands, `ssamba_scan` on ONNX Runtime's own threads.
+//! The kernel of the CPU provider: `ssamba_scan` on ONNX Runtime's own threads.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::marker::PhantomData;
 
-use ort::{
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
-    value::{Shape, TensorElementType, ValueRef},
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
+    ShapeInferenceContext,
 };
-use ssamba_contract::op::{Attributes, Combine, OPERANDS, SELECTIVE_SCAN, Sizes};
-use ssamba_scan::{Pool, Scan, selective_scan};
+use ssamba_contract::op::{Attributes, Combine, PARAMETERS, SELECTIVE_SCAN, Sizes};
+use ssamba_scan::{Scan, selective_scan};
 
-const ELEMENT: TensorElementType = TensorElementType::Float32;
+use crate::cpu::{Element, Inputs, RuntimeThreads, output};
 
-pub(super) struct SelectiveScan;
+/// For sequences of `T`.
+pub(super) struct SelectiveScan<T>(pub(super) PhantomData<T>);
 
-impl Operator for SelectiveScan {
-    type Kernel<'a> = SelectiveScanKernel;
+impl<T: Element> Operator for SelectiveScan<T> {
+    type Kernel<'a> = SelectiveScanKernel<T>;
 
     fn name(&self) -> &str {
         SELECTIVE_SCAN
@@ -28,15 +26,17 @@ impl Operator for SelectiveScan {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        super::inputs(ELEMENT)
+        super::inputs(T::TYPE)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        super::outputs(ELEMENT)
+        super::outputs(T::TYPE)
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        super::guarded(|| Ok(SelectiveScanKernel { attributes: super::attributes(context)? }))
+        super::guarded(|| {
+            Ok(SelectiveScanKernel { attributes: super::attributes(context)?, element: self.0 })
+        })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -44,35 +44,26 @@ impl Operator for SelectiveScan {
     }
 }
 
-pub(super) struct SelectiveScanKernel {
+pub(super) struct SelectiveScanKernel<T> {
     attributes: Attributes,
+    element: PhantomData<T>,
 }
 
-impl Kernel for SelectiveScanKernel {
+impl<T: Element> Kernel for SelectiveScanKernel<T> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        super::guarded(|| compute(&self.attributes, context))
+        let Self { attributes, element: PhantomData::<T> } = self;
+        super::guarded(|| compute::<T>(attributes, context))
     }
 }
 
-fn compute(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
-    let given = context.num_inputs()?;
-    let mut values: [Option<ValueRef<'_>>; OPERANDS.len()] = Default::default();
-    for (index, value) in values.iter_mut().enumerate().take(given) {
-        *value = context.input(index)?;
-    }
-    let mut shapes: [Option<Vec<usize>>; OPERANDS.len()] = Default::default();
-    let mut operands: [Option<&[f32]>; OPERANDS.len()] = Default::default();
-    for ((value, shape), operand) in values.iter().zip(&mut shapes).zip(&mut operands) {
-        if let Some(value) = value {
-            let (dims, data) = value.try_extract_tensor::<f32>()?;
-            *shape = Some(dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect());
-            *operand = Some(data);
-        }
-    }
-    let sizes = Sizes::infer(attributes, &shapes.each_ref().map(Option::as_deref))
-        .map_err(ort::Error::wrap)?;
+fn compute<T: Element>(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
+    let inputs = Inputs::of(context)?;
+    let operands = inputs.read::<T>(&PARAMETERS)?;
+    let sizes = Sizes::infer(attributes, &operands.shapes()).map_err(ort::Error::wrap)?;
     // Present, or `Sizes::infer` would have named what is missing.
-    let [Some(u), Some(delta), Some(a), Some(b), Some(c), d_skip, z, delta_bias] = operands else {
+    let [Some(u), Some(delta), Some(a), Some(b), Some(c), d_skip, z, delta_bias] =
+        operands.values.each_ref().map(Option::as_deref)
+    else {
         return Err(ort::Error::new("an operand is missing"));
     };
     let scan = Scan {
@@ -97,22 +88,7 @@ fn compute(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()>
         z,
         delta_bias,
     };
-    let shape = Shape::new(sizes.output_shape(attributes).map(|size| size as i64));
-    let mut y =
-        context.output(0, shape)?.ok_or_else(|| ort::Error::new("the output has no value"))?;
-    let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    selective_scan(&scan, y, &RuntimeThreads(context)).map_err(ort::Error::wrap)
-}
-
-/// The threads that ONNX Runtime runs this node on.
-pub(crate) struct RuntimeThreads<'a>(pub(crate) &'a ComputeContext);
-
-impl Pool for RuntimeThreads<'_> {
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // A task that panics, or a refusal of the pool, leaves tasks undone, which is
-        // reported by whom they belong to.
-        let _ = self.0.par_for(tasks, 0, |index| {
-            let _ = catch_unwind(AssertUnwindSafe(|| task(index)));
-        });
-    }
+    output::<T, _>(context, sizes.output_shape(attributes), |y| {
+        selective_scan(&scan, y, &RuntimeThreads(context))
+    })
 }

@@ -8,14 +8,17 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-pub(crate) use cpu::RuntimeThreads;
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::element_type;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
+use std::{
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
+use half::f16;
 use ort::{
     operator::{
         FromKernelContext, FromOpAttr, KernelContext, OperatorDomain, OperatorInput,
@@ -33,9 +36,9 @@ use ssamba_scan::cuda::Element;
 #[cfg(feature = "cuda")]
 use crate::cuda::Device;
 
-/// Adds the kernel of the CPU.
+/// Adds the kernels of the CPU, one for each type of values.
 pub(crate) fn on_cpu(domain: OperatorDomain) -> ort::Result<OperatorDomain> {
-    domain.add(cpu::SelectiveScan)
+    domain.add(cpu::SelectiveScan(PhantomData::<f32>))?.add(cpu::SelectiveScan(PhantomData::<f16>))
 }
 
 /// Adds the kernels of a GPU, one for each type of values.

@@ -1,22 +1,23 @@
-//! The kernel of the CPU provider: `float` operands, `ssamba_scan` on ONNX Runtime's own threads.
+//! The kernel of the CPU provider, as that of the scan.
 
-use ort::{
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
-    value::{Shape, TensorElementType, ValueRef},
+use std::marker::PhantomData;
+
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
+    ShapeInferenceContext,
 };
-use ssamba_contract::op::short_conv::{Activation, Attributes, OPERANDS, SHORT_CONV, Sizes};
+use ssamba_contract::op::short_conv::{Activation, Attributes, PARAMETERS, SHORT_CONV, Sizes};
 
-use crate::selective_scan::{RuntimeThreads, guarded};
+use crate::{
+    cpu::{Element, Inputs, RuntimeThreads, output},
+    selective_scan::guarded,
+};
 
-const ELEMENT: TensorElementType = TensorElementType::Float32;
+/// For sequences of `T`.
+pub(super) struct ShortConv<T>(pub(super) PhantomData<T>);
 
-pub(super) struct ShortConv;
-
-impl Operator for ShortConv {
-    type Kernel<'a> = ShortConvKernel;
+impl<T: Element> Operator for ShortConv<T> {
+    type Kernel<'a> = ShortConvKernel<T>;
 
     fn name(&self) -> &str {
         SHORT_CONV
@@ -27,15 +28,15 @@ impl Operator for ShortConv {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        super::inputs(ELEMENT)
+        super::inputs(T::TYPE)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        super::outputs(ELEMENT)
+        super::outputs(T::TYPE)
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        guarded(|| Ok(ShortConvKernel { attributes: super::attributes(context)? }))
+        guarded(|| Ok(ShortConvKernel { attributes: super::attributes(context)?, element: self.0 }))
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -43,35 +44,24 @@ impl Operator for ShortConv {
     }
 }
 
-pub(super) struct ShortConvKernel {
+pub(super) struct ShortConvKernel<T> {
     attributes: Attributes,
+    element: PhantomData<T>,
 }
 
-impl Kernel for ShortConvKernel {
+impl<T: Element> Kernel for ShortConvKernel<T> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        guarded(|| compute(&self.attributes, context))
+        let Self { attributes, element: PhantomData::<T> } = self;
+        guarded(|| compute::<T>(attributes, context))
     }
 }
 
-fn compute(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
-    let given = context.num_inputs()?;
-    let mut values: [Option<ValueRef<'_>>; OPERANDS.len()] = Default::default();
-    for (index, value) in values.iter_mut().enumerate().take(given) {
-        *value = context.input(index)?;
-    }
-    let mut shapes: [Option<Vec<usize>>; OPERANDS.len()] = Default::default();
-    let mut operands: [Option<&[f32]>; OPERANDS.len()] = Default::default();
-    for ((value, shape), operand) in values.iter().zip(&mut shapes).zip(&mut operands) {
-        if let Some(value) = value {
-            let (dims, data) = value.try_extract_tensor::<f32>()?;
-            *shape = Some(dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect());
-            *operand = Some(data);
-        }
-    }
-    let sizes = Sizes::infer(attributes, &shapes.each_ref().map(Option::as_deref))
-        .map_err(ort::Error::wrap)?;
+fn compute<T: Element>(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
+    let inputs = Inputs::of(context)?;
+    let operands = inputs.read::<T>(&PARAMETERS)?;
+    let sizes = Sizes::infer(attributes, &operands.shapes()).map_err(ort::Error::wrap)?;
     // Present, or `Sizes::infer` would have named what is missing.
-    let [Some(x), Some(weight), bias] = operands else {
+    let [Some(x), Some(weight), bias] = operands.values.each_ref().map(Option::as_deref) else {
         return Err(ort::Error::new("an operand is missing"));
     };
     let conv = ssamba_scan::ShortConv {
@@ -89,9 +79,7 @@ fn compute(attributes: &Attributes, context: &ComputeContext) -> ort::Result<()>
         weight,
         bias,
     };
-    let shape = Shape::new(sizes.output_shape(attributes).map(|size| size as i64));
-    let mut u =
-        context.output(0, shape)?.ok_or_else(|| ort::Error::new("the output has no value"))?;
-    let (_, u) = u.try_extract_tensor_mut::<f32>()?;
-    ssamba_scan::short_conv(&conv, u, &RuntimeThreads(context)).map_err(ort::Error::wrap)
+    output::<T, _>(context, sizes.output_shape(attributes), |u| {
+        ssamba_scan::short_conv(&conv, u, &RuntimeThreads(context))
+    })
 }

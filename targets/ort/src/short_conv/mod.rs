@@ -5,9 +5,11 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
+use std::marker::PhantomData;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
+use half::f16;
 use ort::{
     operator::{
         KernelContext, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext,
@@ -25,9 +27,9 @@ use ssamba_scan::cuda::Element;
 use crate::cuda::Device;
 use crate::selective_scan::{guarded, known, of_node, read};
 
-/// Adds the kernel of the CPU.
+/// Adds the kernels of the CPU, one for each type of values.
 pub(crate) fn on_cpu(domain: OperatorDomain) -> ort::Result<OperatorDomain> {
-    domain.add(cpu::ShortConv)
+    domain.add(cpu::ShortConv(PhantomData::<f32>))?.add(cpu::ShortConv(PhantomData::<f16>))
 }
 
 /// Adds the kernels of a GPU, one for each type of values.

@@ -3,6 +3,7 @@
 mod conv_problem;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod half;
 mod selective_scan;
 mod session;
 mod short_conv;

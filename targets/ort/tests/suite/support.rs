@@ -12,7 +12,7 @@ use onnx_protobuf::{
 };
 use protobuf::MessageField;
 use ssamba_contract::{
-    Card, FrontEnd, Lowering, Order, Scores, Tensor,
+    Card, FrontEnd, Lowering, Order, Precision, Scores, Tensor,
     io::{EMBEDDING, FBANK, LOGITS},
     op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute},
 };
@@ -318,6 +318,7 @@ pub fn card(n_frames: usize, n_mels: usize) -> Card {
         checkpoint_sha256: "00".into(),
         converter: "test".into(),
         network: String::new(),
+        precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
     }

@@ -31,6 +31,15 @@ fn a_batch_gives_what_its_clips_give_alone() {
 }
 
 #[test]
+fn half_precision_is_refused_on_opening() {
+    let mut model = micro_model();
+    let entry = model.metadata_props.iter_mut().find(|entry| entry.key == "ssamba.precision");
+    entry.unwrap().value = "fp16".into();
+    let message = message(TractSession::open(Files::new().model(&model), &Options::default()));
+    assert!(message.contains("(fp16)") && message.contains("--precision fp32"), "{message}");
+}
+
+#[test]
 fn the_card_is_told() {
     let session = open(&Files::new());
     assert_eq!(session.card(), &card(MICRO.0, MICRO.1));
@@ -90,6 +99,21 @@ fn a_node_that_tract_does_not_know_is_named() {
     let mut session = TractSession::open(Files::new().model(&model), &Options::default()).unwrap();
     let message = message(session.run(&micro_fbank(1)));
     assert!(message.contains("Imaginary") && !message.contains('\n'), "{message}");
+}
+
+#[test]
+fn an_operator_that_onnx_runtime_alone_has_is_refused_on_opening() {
+    let mut model = micro_model();
+    let node = &mut model.graph.as_mut().unwrap().node[0];
+    (node.domain, node.op_type) = ("com.microsoft".into(), "MultiHeadAttention".into());
+    let message = message(TractSession::open(Files::new().model(&model), &Options::default()));
+    assert!(
+        message.ends_with(
+            "it holds `com.microsoft::MultiHeadAttention`, which ONNX Runtime alone has: run it there, or \
+             export with plain attention"
+        ),
+        "{message}"
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! scores = "softmax"          # sigmoid
 //! order = "pad-then-normalise" # normalise-then-pad
 //! subtract_clip_mean = true
+//! # of SSAMBA alone:
 //! norm = "layer"              # rms; default: what the file holds
 //! pairwise = true
 //! halve = true
@@ -32,7 +33,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use ssamba_contract::{FrontEnd, Order, Scores};
 
-use crate::config::{Config, NormKind};
+use crate::{NormKind, Sizes};
 
 /// How tokens become the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +42,8 @@ pub enum Head {
     /// Mean of the patch tokens, then the classifier: upstream `ft_avgtok`.
     #[default]
     MeanTokens,
-    /// The class token, then the classifier: upstream `ft_cls`.
+    /// The class token, or the mean of the class tokens where there are several, then the
+    /// classifier: upstream `ft_cls`.
     ClassToken,
     /// Sixty slices of the token axis, the class token among them, each classified: upstream
     /// `ft_avgtok_1sec`. Tokens are frequency-major, so a slice is no second of audio; kept for
@@ -70,9 +72,9 @@ pub struct Recipe {
     pub scores: Scores,
     /// Norm to run; `None` takes what the file holds.
     pub norm: Option<NormKind>,
-    /// Layers are taken in pairs, the second fed reversed tokens (upstream `if_bidirectional`).
+    /// SSAMBA: layers are taken in pairs, the second fed reversed tokens (upstream `if_bidirectional`).
     pub pairwise: bool,
-    /// Mean instead of sum of the two directions (upstream `if_devide_out`).
+    /// SSAMBA: mean instead of sum of the two directions (upstream `if_devide_out`).
     pub halve: bool,
     /// Sizes that the file claims, checked against the tensors.
     pub claims: Claims,
@@ -284,7 +286,8 @@ impl Recipe {
     ///
     /// # Errors
     /// When the input is smaller than one patch.
-    pub fn grid(&self, config: &Config) -> Result<(usize, usize)> {
+    pub fn grid(&self, sizes: impl Into<Sizes>) -> Result<(usize, usize)> {
+        let sizes = sizes.into();
         let steps = |axis, size: usize, patch: usize, stride: usize| {
             size.checked_sub(patch).map(|rest| rest / stride + 1).ok_or_else(|| {
                 anyhow!(
@@ -294,8 +297,8 @@ impl Recipe {
             })
         };
         Ok((
-            steps("mel bins", self.front_end.n_mels, config.patch_f, self.stride_f)?,
-            steps("frames", self.front_end.n_frames, config.patch_t, self.stride_t)?,
+            steps("mel bins", self.front_end.n_mels, sizes.patch_f, self.stride_f)?,
+            steps("frames", self.front_end.n_frames, sizes.patch_t, self.stride_t)?,
         ))
     }
 
@@ -303,26 +306,21 @@ impl Recipe {
     ///
     /// # Errors
     /// Names the first claim that differs.
-    pub fn check(&self, config: &Config) -> Result<()> {
+    pub fn check(&self, sizes: impl Into<Sizes>) -> Result<()> {
+        let sizes = sizes.into();
         let Claims { patch, embed_dim, depth } = self.claims;
-        let found = [config.patch_f, config.patch_t];
+        let found = [sizes.patch_f, sizes.patch_t];
         if let Some(patch) = patch.filter(|&patch| patch != found) {
             bail!("recipe `{}` says patch = {patch:?}, the checkpoint has {found:?}", self.name);
         }
         for (key, claim, found) in
-            [("embed_dim", embed_dim, config.d_model), ("depth", depth, config.depth)]
+            [("embed_dim", embed_dim, sizes.d_model), ("depth", depth, sizes.depth)]
         {
             if let Some(claim) = claim.filter(|&claim| claim != found) {
                 bail!("recipe `{}` says {key} = {claim}, the checkpoint has {found}", self.name);
             }
         }
-        if self.pairwise && !config.depth.is_multiple_of(2) {
-            bail!(
-                "the checkpoint has {} layers, an odd number: pairs are impossible, set pairwise = false in the recipe",
-                config.depth
-            );
-        }
-        if let Some(classes) = config.n_classes
+        if let Some(classes) = sizes.n_classes
             && !self.labels.is_empty()
             && self.labels.len() != classes
         {
@@ -394,30 +392,19 @@ mod tests {
 
     #[test]
     fn a_claim_that_differs_from_the_tensors_is_an_error() {
-        let config = Config {
-            d_model: 64,
-            depth: 12,
-            d_inner: 128,
-            d_state: 16,
-            d_conv: 4,
-            dt_rank: 4,
-            patch_f: 128,
-            patch_t: 4,
-            n_classes: Some(2),
-        };
+        let sizes = Sizes { d_model: 64, depth: 12, patch_f: 128, patch_t: 4, n_classes: Some(2) };
         for (line, needle) in [
             ("patch = [16, 16]", "patch = [16, 16]"),
             ("depth = 24", "depth = 24"),
             ("embed_dim = 192", "embed_dim = 192"),
         ] {
             let recipe = Recipe::parse(&format!("{KWS}{line}\n"), "kws").unwrap();
-            let message = recipe.check(&config).unwrap_err().to_string();
+            let message = recipe.check(sizes).unwrap_err().to_string();
             assert!(message.contains(needle), "{message}");
         }
         let recipe = Recipe::parse(KWS, "kws").unwrap();
-        assert!(recipe.check(&config).is_ok());
-        assert!(recipe.check(&Config { depth: 11, ..config }).is_err());
-        assert!(recipe.check(&Config { n_classes: Some(3), ..config }).is_err());
-        assert_eq!(recipe.grid(&config).unwrap(), (1, 48));
+        assert!(recipe.check(sizes).is_ok());
+        assert!(recipe.check(Sizes { n_classes: Some(3), ..sizes }).is_err());
+        assert_eq!(recipe.grid(sizes).unwrap(), (1, 48));
     }
 }

@@ -1,0 +1,58 @@
+//! SSAST as nodes: one file for each of `models/ssast`, under the same name.
+
+pub(crate) mod attention;
+pub(crate) mod block;
+
+use anyhow::{Result, bail};
+use ssamba_contract::{Lowering, io::FBANK};
+use ssamba_model_common::NormKind;
+use ssamba_ssast::{CLASS_TOKENS, Model, NORM_EPS};
+
+use super::{
+    block::norm,
+    head::{Pooling, Results, classify, pool},
+    patch_embed::patch_embed,
+};
+use crate::{
+    Options, Precision,
+    graph::{GraphBuilder, Value},
+};
+
+/// The whole network, from the graph's input to its outputs.
+pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> Result<Results> {
+    if options.lowering == Lowering::Chunk {
+        bail!(
+            "SSAST has no recurrence to lower in chunks, leave the lowering out: \
+             with plain attention its file holds standard operators alone"
+        );
+    }
+    let (form, precision) = (options.attention.unwrap_or_default(), options.precision);
+    let weights = model.weights();
+    let d_model = weights.config.d_model;
+    let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
+    if precision != Precision::F32 {
+        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
+    }
+    for (index, block) in weights.blocks.iter().enumerate() {
+        tokens =
+            g.scope(format!("block{index}"), |g| block::block(g, block, form, precision, &tokens))?;
+    }
+    let wide = Precision::F32;
+    if precision != wide {
+        tokens = g.scope("norm", |g| g.cast(&tokens, wide));
+    }
+    let kind = NormKind::Layer;
+    let tokens = norm(g, "norm", kind, wide, d_model, Some(&weights.norm), NORM_EPS, &tokens)?;
+    let shape = Pooling {
+        head: model.recipe().head,
+        class_tokens: CLASS_TOKENS,
+        seq_len: model.seq_len(),
+        d_model,
+    };
+    let embedding = g.scope("pool", |g| pool(g, &shape, &tokens));
+    let logits = match &weights.head {
+        Some(head) => Some(classify(g, head, &embedding)?),
+        None => None,
+    };
+    Ok(Results { logits, embedding, features: None })
+}
