@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Precision,
-    graph::{Attribute, GraphBuilder, Value},
+    graph::{GraphBuilder, Value},
 };
 
 /// What the graph can put out.
@@ -28,12 +28,7 @@ pub(crate) fn head(
 ) -> Result<Results> {
     let model = encoder.model;
     let weights = model.weights();
-    let shape = Pooling {
-        head: model.recipe().head,
-        class_tokens: 1,
-        seq_len: model.seq_len(),
-        d_model: weights.config.d_model,
-    };
+    let shape = Pooling { head: model.recipe().head, class_tokens: 1, seq_len: model.seq_len() };
     // The same parameters twice, as upstream.
     let once = encoder.norm(g, "norm_f", Some(&weights.norm_f), k, rho)?;
     if model.recipe().head == Head::Features {
@@ -57,7 +52,6 @@ pub(crate) struct Pooling {
     /// Tokens in front of the patches.
     pub(crate) class_tokens: usize,
     pub(crate) seq_len: usize,
-    pub(crate) d_model: usize,
 }
 
 fn patches(g: &mut GraphBuilder, class_tokens: usize, tokens: &Value) -> Value {
@@ -66,32 +60,33 @@ fn patches(g: &mut GraphBuilder, class_tokens: usize, tokens: &Value) -> Value {
     g.node("Slice", &[tokens, &start, &end, &axis], &[])
 }
 
-fn mean(g: &mut GraphBuilder, x: &Value, axis: i64) -> Value {
-    let axes = g.integers(&[axis]);
-    g.node("ReduceMean", &[x, &axes], &[("keepdims", Attribute::Int(0))])
-}
-
-/// Tokens `[batch, seq_len, d_model]` to the embedding, as [`ssamba_model_common::head::pool`].
+/// Tokens `[batch, seq_len, d_model]` to the embedding, as [`ssamba_model_common::head::pool`]: one
+/// product with the weight of every token in every mean. A reduction over the tokens would be a
+/// single slow kernel on a GPU.
 pub(crate) fn pool(g: &mut GraphBuilder, shape: &Pooling, tokens: &Value) -> Value {
-    match shape.head {
-        Head::MeanTokens | Head::Features => {
-            let patches = patches(g, shape.class_tokens, tokens);
-            mean(g, &patches, 1)
-        }
-        Head::ClassToken => {
-            let (start, end) = (g.integers(&[0]), g.integers(&[shape.class_tokens as i64]));
-            let axis = g.integers(&[1]);
-            let first = g.node("Slice", &[tokens, &start, &end, &axis], &[]);
-            mean(g, &first, 1)
-        }
+    let &Pooling { class_tokens, seq_len, .. } = shape;
+    let means = match shape.head {
+        Head::MeanTokens | Head::Features => vec![class_tokens..seq_len],
+        Head::ClassToken => vec![0..class_tokens],
         Head::PerSecond => {
-            let width = shape.seq_len / SECONDS;
-            let (start, end) = (g.integers(&[0]), g.integers(&[(SECONDS * width) as i64]));
+            let width = seq_len / SECONDS;
+            (0..SECONDS).map(|second| second * width..(second + 1) * width).collect()
+        }
+    };
+    let weights: Vec<f64> = means
+        .iter()
+        .flat_map(|mean| {
+            let weight = 1.0 / mean.len() as f64;
+            (0..seq_len).map(move |token| if mean.contains(&token) { weight } else { 0.0 })
+        })
+        .collect();
+    let weight = g.floats("weight", &[means.len(), seq_len], &weights);
+    let pooled = g.matmul(&weight, tokens);
+    match shape.head {
+        Head::PerSecond => pooled,
+        _ => {
             let axis = g.integers(&[1]);
-            let whole = g.node("Slice", &[tokens, &start, &end, &axis], &[]);
-            let d_model = shape.d_model as i64;
-            let slices = g.reshape(&whole, &[0, SECONDS as i64, width as i64, d_model]);
-            mean(g, &slices, 2)
+            g.node("Squeeze", &[&pooled, &axis], &[])
         }
     }
 }

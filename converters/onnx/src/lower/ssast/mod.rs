@@ -43,12 +43,8 @@ pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> R
     }
     let kind = NormKind::Layer;
     let tokens = norm(g, "norm", kind, wide, d_model, Some(&weights.norm), NORM_EPS, &tokens)?;
-    let shape = Pooling {
-        head: model.recipe().head,
-        class_tokens: CLASS_TOKENS,
-        seq_len: model.seq_len(),
-        d_model,
-    };
+    let shape =
+        Pooling { head: model.recipe().head, class_tokens: CLASS_TOKENS, seq_len: model.seq_len() };
     let embedding = g.scope("pool", |g| pool(g, &shape, &tokens));
     let logits = match &weights.head {
         Some(head) => Some(classify(g, head, &embedding)?),
