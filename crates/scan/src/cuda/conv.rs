@@ -1,6 +1,6 @@
 //! The short convolutions of a mixer as one launch.
 
-use super::{Element, Launch, PlanError, ReverseBits, int, reverse_bits};
+use super::{Element, Launch, Limits, PlanError, ReverseBits, int, reverse_bits};
 use crate::{Activation, MAX_TAPS};
 
 /// Sizes and settings of a call, as in [`ShortConv`](crate::ShortConv).
@@ -51,6 +51,7 @@ pub struct ConvArguments {
     groups: i32,
     directions: i32,
     silu: i32,
+    run: i32,
     reverse: ReverseBits,
 }
 
@@ -61,12 +62,15 @@ pub struct ConvPlan {
     launch: Option<Launch>,
 }
 
-/// Constants of the kernels: threads of a block, tokens of a thread, the taps with kernels of their
-/// own, and the channels of a thread there.
+/// Constants of the kernels: threads of a block, the taps with kernels of their own, and the channels of
+/// a thread there.
 const THREADS: usize = 128;
-const RUN: usize = 32;
 const USUAL_TAPS: usize = 4;
 const WIDTH: usize = 4;
+/// Tokens of a thread: many share what neighbouring ones read, few keep more threads busy.
+const RUNS: [usize; 4] = [16, 8, 4, 2];
+/// Blocks for each multiprocessor that keep it busy.
+const BUSY: usize = 4;
 /// Place of the first kernel in [`KERNELS`](super::KERNELS).
 const FIRST: usize = 8;
 
@@ -75,12 +79,12 @@ impl ConvPlan {
     ///
     /// # Errors
     /// Names the size that is beyond what a launch can count.
-    pub fn new(call: &ConvCall<'_>) -> Result<Self, PlanError> {
+    pub fn new(call: &ConvCall<'_>, limits: &Limits) -> Result<Self, PlanError> {
         let &ConvCall { batch, seq_len, d_inner, taps, groups, reverse, .. } = call;
         if !(1..=MAX_TAPS).contains(&taps) {
             return Err(PlanError { size: "taps", got: taps, most: MAX_TAPS });
         }
-        let arguments = ConvArguments {
+        let mut arguments = ConvArguments {
             addresses: ConvAddresses::default(),
             batch: int("batch", batch)?,
             seq_len: int("seq_len", seq_len)?,
@@ -89,6 +93,7 @@ impl ConvPlan {
             groups: int("groups", groups)?,
             directions: int("directions", reverse.len() / groups.max(1))?,
             silu: (call.activation == Activation::Silu).into(),
+            run: 0,
             reverse: reverse_bits(reverse)?,
         };
         if batch * seq_len * d_inner == 0 {
@@ -96,12 +101,18 @@ impl ConvPlan {
         }
         let usual = taps == USUAL_TAPS && d_inner.is_multiple_of(WIDTH);
         let width = if usual { WIDTH } else { 1 };
-        let threads = batch * seq_len.div_ceil(RUN) * (groups * d_inner / width);
+        let blocks = |run: usize| {
+            (batch * seq_len.div_ceil(run) * (groups * d_inner / width)).div_ceil(THREADS)
+        };
+        let busy = BUSY * limits.multiprocessors;
+        let run = RUNS.into_iter().find(|&run| blocks(run) >= busy).unwrap_or(RUNS[3]);
+        arguments.run = int("run", run)?;
         let half = call.element == Element::F16;
         let launch = Launch {
             kernel: FIRST + usize::from(half) * 2 + usize::from(!usual),
-            blocks: int("blocks", threads.div_ceil(THREADS))?.unsigned_abs(),
+            blocks: int("blocks", blocks(run))?.unsigned_abs(),
             threads: THREADS as u32,
+            shared_bytes: 0,
         };
         Ok(Self { arguments, launch: Some(launch) })
     }
@@ -121,6 +132,7 @@ impl ConvPlan {
 mod tests {
     use super::{super::KERNELS, *};
 
+    const LIMITS: Limits = Limits { multiprocessors: 132, shared_bytes: 227 * 1024 };
     const CALL: ConvCall<'_> = ConvCall {
         element: Element::F16,
         batch: 2,
@@ -134,22 +146,27 @@ mod tests {
 
     #[test]
     fn a_thread_is_a_vector_of_channels_in_a_run_of_tokens() {
-        let launch = ConvPlan::new(&CALL).unwrap().launch().unwrap();
+        let one = Limits { multiprocessors: 1, shared_bytes: 0 };
+        let launch = ConvPlan::new(&CALL, &one).unwrap().launch().unwrap();
         assert_eq!(KERNELS[launch.kernel], "conv_f16_4");
-        assert_eq!((launch.blocks, launch.threads), (1, 128));
+        assert_eq!((launch.blocks, launch.threads), (5, 128));
+        let long = ConvCall { seq_len: 1_000, ..CALL };
+        let launch = ConvPlan::new(&long, &one).unwrap().launch().unwrap();
+        assert_eq!(launch.blocks, (2 * 63 * 32_u32).div_ceil(128));
         let odd = ConvCall { d_inner: 65, element: Element::F32, ..CALL };
-        let launch = ConvPlan::new(&odd).unwrap().launch().unwrap();
-        assert_eq!((KERNELS[launch.kernel], launch.blocks), ("conv_f32_any", 5));
+        let launch = ConvPlan::new(&odd, &one).unwrap().launch().unwrap();
+        assert_eq!((KERNELS[launch.kernel], launch.blocks), ("conv_f32_any", 7));
         let taps = ConvCall { taps: 3, ..CALL };
-        let launch = ConvPlan::new(&taps).unwrap().launch().unwrap();
+        let launch = ConvPlan::new(&taps, &one).unwrap().launch().unwrap();
         assert_eq!(KERNELS[launch.kernel], "conv_f16_any");
     }
 
     #[test]
     fn an_empty_output_needs_no_launch_and_a_size_that_cannot_be_is_named() {
         let empty = ConvCall { seq_len: 0, ..CALL };
-        assert_eq!(ConvPlan::new(&empty).unwrap().launch(), None);
-        let message = ConvPlan::new(&ConvCall { taps: 17, ..CALL }).unwrap_err().to_string();
-        assert_eq!(message, "`taps` is 17 in a call on CUDA, which takes at most 16");
+        assert_eq!(ConvPlan::new(&empty, &LIMITS).unwrap().launch(), None);
+        let message =
+            ConvPlan::new(&ConvCall { taps: 17, ..CALL }, &LIMITS).unwrap_err().to_string();
+        assert_eq!(message, "`taps` is 17 in a call on this GPU, which takes at most 16");
     }
 }

@@ -24,14 +24,14 @@ pub const SOURCE: &str = concat!(
 pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
 /// The kernels in [`SOURCE`]; a [`Launch`] names one by its place here.
 pub const KERNELS: [&str; 12] = [
-    "scan_f32_8_16",
-    "scan_f32_8_any",
-    "scan_f32_12_16",
-    "scan_f32_12_any",
-    "scan_f16_8_16",
-    "scan_f16_8_any",
-    "scan_f16_12_16",
-    "scan_f16_12_any",
+    "scan_f32_8",
+    "scan_f32_12",
+    "scan_f32_24",
+    "scan_f32_any",
+    "scan_f16_8",
+    "scan_f16_12",
+    "scan_f16_24",
+    "scan_f16_any",
     "conv_f32_4",
     "conv_f32_any",
     "conv_f16_4",
@@ -47,6 +47,15 @@ pub enum Element {
     F16,
 }
 
+/// What a plan has to know of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Bytes of shared memory that a block can have at most.
+    pub shared_bytes: usize,
+}
+
 /// A kernel and its grid, along x alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
@@ -56,6 +65,8 @@ pub struct Launch {
     pub blocks: u32,
     /// Threads of a block.
     pub threads: u32,
+    /// Bytes of shared memory of a block, which its kernel must be allowed beforehand.
+    pub shared_bytes: u32,
 }
 
 /// One bit a stream, as the kernels take them.
@@ -92,7 +103,7 @@ impl Error for PlanError {}
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { size, got, most } = self;
-        write!(f, "`{size}` is {got} in a call on CUDA, which takes at most {most}")
+        write!(f, "`{size}` is {got} in a call on this GPU, which takes at most {most}")
     }
 }
 
@@ -113,6 +124,6 @@ mod tests {
         (reverse[1], reverse[33]) = (true, true);
         assert_eq!(reverse_bits(&reverse).unwrap()[..2], [2, 2]);
         let message = reverse_bits(&[false; 1_025]).unwrap_err().to_string();
-        assert_eq!(message, "`streams` is 1025 in a call on CUDA, which takes at most 1024");
+        assert_eq!(message, "`streams` is 1025 in a call on this GPU, which takes at most 1024");
     }
 }

@@ -69,11 +69,6 @@ __device__ __forceinline__ Vector<T, WIDTH> load(const Vector<T, WIDTH> *from) {
 
 // The same value, from which the compiler cannot tell where it comes from: it is computed or loaded
 // where this stands, and kept in registers.
-__device__ __forceinline__ long long kept(long long value) {
-    asm volatile("" : "+l"(value));
-    return value;
-}
-
 __device__ __forceinline__ unsigned short kept(unsigned short word) {
     asm volatile("" : "+h"(word));
     return word;

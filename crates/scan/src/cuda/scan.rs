@@ -1,6 +1,6 @@
 //! A selective scan as one launch.
 
-use super::{Element, Launch, PlanError, ReverseBits, int, reverse_bits};
+use super::{Element, Launch, Limits, PlanError, ReverseBits, int, reverse_bits};
 use crate::{Combine, MAX_D_STATE};
 
 /// Sizes and settings of a call, as in [`Scan`](crate::Scan).
@@ -76,20 +76,20 @@ pub struct ScanPlan {
     launch: Option<Launch>,
 }
 
-/// Constants of the kernels: threads of a channel, channels of the two kinds of
-/// block, the `d_state` with kernels of its own.
+/// Constants of the kernels: scanning and moving threads of a channel, tokens of a tile, channels of the
+/// blocks in the order of [`KERNELS`](super::KERNELS), the `d_state` with kernels of its own.
 const LANES: usize = 8;
-const FEW: usize = 8;
-const MANY: usize = 12;
+const MOVERS: usize = 8;
+const TILE: usize = 32;
+const CHANNELS: [usize; 3] = [8, 12, 24];
 const USUAL_D_STATE: usize = 16;
 
 impl ScanPlan {
-    /// Plans a call whose `groups` and `reverse` fit each other, for a device of that many
-    /// multiprocessors.
+    /// Plans a call whose `groups` and `reverse` fit each other.
     ///
     /// # Errors
-    /// Names the size that is beyond what a launch can count.
-    pub fn new(call: &ScanCall<'_>, multiprocessors: usize) -> Result<Self, PlanError> {
+    /// Names the size that is beyond what a launch can count, or the device has.
+    pub fn new(call: &ScanCall<'_>, limits: &Limits) -> Result<Self, PlanError> {
         let &ScanCall { batch, seq_len, d_inner, d_state, groups, reverse, .. } = call;
         let directions = reverse.len() / groups.max(1);
         if !(1..=MAX_D_STATE).contains(&d_state) {
@@ -110,18 +110,38 @@ impl ScanPlan {
         if batch * seq_len * d_inner == 0 {
             return Ok(Self { arguments, launch: None });
         }
+        // Places of values are counted in 32 bits.
+        let (values, most) = (batch * seq_len * reverse.len() * d_inner.max(d_state), u32::MAX);
+        if values > most as usize {
+            return Err(PlanError { size: "number of values", got: values, most: most as usize });
+        }
         // Pairs of channels move at once.
         let usual = d_state == USUAL_D_STATE && d_inner.is_multiple_of(2);
         let blocks = |channels| batch * groups * d_inner.div_ceil(channels);
-        // The busiest multiprocessor decides, which is the one with the most channels.
-        let busiest = |channels| blocks(channels).div_ceil(multiprocessors.max(1)) * channels;
-        let many = busiest(MANY) <= busiest(FEW);
-        let channels = if many { MANY } else { FEW };
+        // The busiest multiprocessor decides, which is the one with the most channels; of the blocks
+        // that leave it the fewest, the largest.
+        let busiest = |&(_, channels): &(usize, usize)| {
+            blocks(channels).div_ceil(limits.multiprocessors.max(1)) * channels
+        };
+        let kinds = CHANNELS.into_iter().enumerate().rev();
+        let kinds = kinds.filter(|&(kind, channels)| {
+            (usual && shared_bytes(directions, channels, USUAL_D_STATE) <= limits.shared_bytes)
+                || kind == 0
+        });
+        let (kind, channels) = kinds.min_by_key(busiest).unwrap_or((0, CHANNELS[0]));
+        let states = if usual { USUAL_D_STATE } else { MAX_D_STATE };
+        let shared_bytes = shared_bytes(directions, channels, states);
+        if shared_bytes > limits.shared_bytes {
+            let (size, most) = ("shared memory", limits.shared_bytes);
+            return Err(PlanError { size, got: shared_bytes, most });
+        }
         let half = call.element == Element::F16;
+        let any = CHANNELS.len();
         let launch = Launch {
-            kernel: usize::from(half) * 4 + usize::from(many) * 2 + usize::from(!usual),
+            kernel: usize::from(half) * (any + 1) + if usual { kind } else { any },
             blocks: int("blocks", blocks(channels))?.unsigned_abs(),
-            threads: (directions * channels * LANES) as u32,
+            threads: (directions * channels * (LANES + MOVERS)) as u32,
+            shared_bytes: shared_bytes as u32,
         };
         Ok(Self { arguments, launch: Some(launch) })
     }
@@ -137,9 +157,18 @@ impl ScanPlan {
     }
 }
 
+/// Shared memory of a block: two tiles a direction of rows of `b` and `c`, steps of `dt` and `dt * u`,
+/// and a partial sum of each lane.
+fn shared_bytes(directions: usize, channels: usize, states: usize) -> usize {
+    let values = TILE * (2 * states + 2 * channels + LANES * channels);
+    2 * directions * values * size_of::<f32>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::KERNELS, *};
+
+    const LIMITS: Limits = Limits { multiprocessors: 132, shared_bytes: 227 * 1024 };
 
     fn call(reverse: &[bool]) -> ScanCall<'_> {
         ScanCall {
@@ -156,27 +185,31 @@ mod tests {
         }
     }
 
-    fn launch(call: &ScanCall<'_>) -> (&'static str, u32, u32) {
-        let launch = ScanPlan::new(call, 132).unwrap().launch().unwrap();
+    fn launch(call: &ScanCall<'_>, limits: &Limits) -> (&'static str, u32, u32) {
+        let launch = ScanPlan::new(call, limits).unwrap().launch().unwrap();
         (KERNELS[launch.kernel], launch.blocks, launch.threads)
     }
 
     #[test]
     fn blocks_are_as_large_as_keeps_every_multiprocessor_busy() {
         let pair = [false, true, false, true];
-        assert_eq!(launch(&call(&pair)), ("scan_f32_12_16", 256, 192));
+        assert_eq!(launch(&call(&pair), &LIMITS), ("scan_f32_24", 128, 768));
         let one = ScanCall { batch: 1, element: Element::F16, ..call(&pair) };
-        assert_eq!(launch(&one), ("scan_f16_8_16", 96, 128));
+        assert_eq!(launch(&one, &LIMITS), ("scan_f16_8", 96, 256));
+        let single = ScanCall { groups: 1, ..call(&pair[..2]) };
+        assert_eq!(launch(&single, &LIMITS), ("scan_f32_12", 128, 384));
+        let small = Limits { shared_bytes: 64 * 1024, ..LIMITS };
+        assert_eq!(launch(&call(&pair), &small), ("scan_f32_8", 384, 256));
     }
 
     #[test]
     fn other_states_and_odd_channels_have_a_kernel() {
         let single = [true, false];
         let odd = ScanCall { d_state: 5, ..call(&single) };
-        assert_eq!(launch(&odd).0, "scan_f32_12_any");
-        assert_eq!(launch(&odd).2, 96);
+        assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
+        assert_eq!(launch(&odd, &LIMITS).2, 128);
         let odd = ScanCall { d_inner: 385, batch: 1, ..call(&single) };
-        assert_eq!(launch(&odd).0, "scan_f32_8_any");
+        assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
     }
 
     #[test]
@@ -187,7 +220,7 @@ mod tests {
             ScanCall { seq_len: 0, ..call(&reverse) },
             ScanCall { d_inner: 0, ..call(&reverse) },
         ] {
-            assert_eq!(ScanPlan::new(&empty, 132).unwrap().launch(), None);
+            assert_eq!(ScanPlan::new(&empty, &LIMITS).unwrap().launch(), None);
         }
     }
 
@@ -197,10 +230,14 @@ mod tests {
         for (call, needle) in [
             (ScanCall { d_state: 33, ..call(&reverse) }, "`d_state` is 33"),
             (ScanCall { seq_len: 1 << 31, ..call(&reverse) }, "`seq_len` is 2147483648"),
-            (ScanCall { batch: 1 << 40, ..call(&reverse) }, "`blocks` is"),
+            (ScanCall { batch: 1 << 20, ..call(&reverse) }, "`number of values` is"),
         ] {
-            let message = ScanPlan::new(&call, 132).unwrap_err().to_string();
+            let message = ScanPlan::new(&call, &LIMITS).unwrap_err().to_string();
             assert!(message.contains(needle), "{message}");
         }
+        let small = Limits { shared_bytes: 48 * 1024, ..LIMITS };
+        let message =
+            ScanPlan::new(&call(&[true, false, true, false]), &small).unwrap_err().to_string();
+        assert!(message.starts_with("`shared memory` is 57344"), "{message}");
     }
 }

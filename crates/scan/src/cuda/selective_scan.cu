@@ -5,6 +5,9 @@
 // multiply-add, so a few warps hide it; what bounds the kernel is one exponential for each state of
 // each token, and no chunk of tokens is walked twice to find the state that it starts from.
 //
+// Some warps of a block scan, and the others move: while a tile of tokens is scanned, the tile before
+// is added up and stored, and the tile after is loaded and prepared.
+//
 // A block owns its channels at every token. Where the sides meet a token in different tiles, the
 // earlier leaves its sum in `y` and the later adds to it, gates and scales: nothing is shared with
 // another block, and the same operands give the same bits in any batch.
@@ -31,7 +34,8 @@ struct ScanArguments {
     unsigned reverse[REVERSE_WORDS];
 };
 
-constexpr int LANES = 8;  // threads of a channel
+constexpr int LANES = 8;  // scanning threads of a channel
+constexpr int MOVERS = 8;  // moving threads of a channel
 constexpr int TILE = 32;  // tokens that are in shared memory at a time
 constexpr int GROUP = 4;  // tokens that are in registers at a time
 
@@ -39,162 +43,281 @@ constexpr int GROUP = 4;  // tokens that are in registers at a time
 enum Meeting {
     ALONE,  // there is no other direction to add
     FIRST,  // the other side meets these tokens in later tiles, and finishes them
-    LATER,  // the other side left its sums in `y`
+    LATER,  // the other side left its sums in `y`, more than a tile ago
     MIXED,  // it depends on the token
 };
 
-// `CHANNELS` of a block; `STATES` of a lane. `PAIR` channels, of which `d_inner` is a multiple, and
-// `QUAD` states, of which `d_state` is one, move at once.
+struct __align__(8) Step {
+    float dt, dt_u;
+};
+
+template <int STATES>
+struct __align__(16) Row {
+    float b[STATES], c[STATES];
+};
+
+// What the warps of a side hand to each other, for one tile.
+template <int CHANNELS, int STATES>
+struct Tile {
+    Row<STATES> rows[TILE][LANES];
+    Step steps[TILE][CHANNELS];
+    float parts[TILE][CHANNELS][LANES];  // of the sums over the states
+};
+
+// A side of a block.
+struct Side {
+    int first;  // channel
+    int mixer;
+    int stream;
+    unsigned batch;
+    int streams;
+    int outputs;
+    bool reverse;
+    bool paired;    // its sums are added to those of the other side
+    bool opposite;  // which walks the other way
+};
+
+__device__ __forceinline__ Side side_of_block(const ScanArguments &scan, int channels, int side) {
+    const int blocks = (scan.d_inner + channels - 1) / channels;
+    Side at;
+    at.first = blockIdx.x % blocks * channels;
+    at.mixer = blockIdx.x / blocks % scan.groups;
+    at.batch = blockIdx.x / blocks / scan.groups;
+    at.streams = scan.groups * scan.directions;
+    at.stream = at.mixer * scan.directions + side;
+    at.outputs = scan.sum ? scan.groups : at.streams;
+    at.reverse = is_reverse(scan.reverse, at.stream);
+    at.paired = scan.sum && scan.directions == 2;
+    at.opposite = at.paired && is_reverse(scan.reverse, at.stream + 1 - 2 * side) != at.reverse;
+    return at;
+}
+
+// A thread that holds `STATES` states of a channel.
+template <int CHANNELS, int STATES>
+struct Scanner {
+    int lane, own;
+    float a[STATES], h[STATES];
+
+    __device__ __forceinline__ Scanner(const ScanArguments &scan, const Side &at, int within) {
+        // Neighbouring threads read the same `b` and `c`, and are served at once.
+        lane = within % 32 / (32 / LANES);
+        own = within / 32 * (32 / LANES) + within % (32 / LANES);
+#pragma unroll
+        for (int n = 0; n < STATES; n++) {
+            const int state = lane * STATES + n;
+            const int channel = at.first + own;
+            const long long place = (long long)at.stream * scan.d_inner + channel;
+            const bool exists = channel < scan.d_inner && state < scan.d_state;
+            a[n] = exists ? load(scan.a + place * scan.d_state + state) * LOG2_E : 0.0f;
+            h[n] = 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ void walk(Tile<CHANNELS, STATES> &tile) {
+        // What a group reads is read before the group before it writes: a load waits for every
+        // store that the compiler cannot tell apart from it.
+        Step steps[2][GROUP];
+        Row<STATES> rows[2][GROUP];
+        const auto read = [&](int half, int group) {
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                steps[half][i] = tile.steps[group * GROUP + i][own];
+                rows[half][i] = tile.rows[group * GROUP + i][lane];
+            }
+        };
+        const auto walk = [&](int half, int group) {
+            float parts[GROUP];
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                const Step step = steps[half][i];
+                const Row<STATES> row = rows[half][i];
+#pragma unroll
+                for (int n = 0; n < STATES; n++) {
+                    h[n] = fmaf(exp2_fast(step.dt * a[n]), h[n], step.dt_u * row.b[n]);
+                    parts[i] = n == 0 ? row.c[n] * h[n] : fmaf(row.c[n], h[n], parts[i]);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                tile.parts[group * GROUP + i][own][lane] = parts[i];
+            }
+        };
+        constexpr int GROUPS = TILE / GROUP;
+        read(0, 0);
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            if (group + 1 < GROUPS) {
+                read((group + 1) % 2, group + 1);
+            }
+            walk(group % 2, group);
+        }
+    }
+};
+
+// A thread that moves `PAIR` channels, of which `d_inner` is a multiple, at every `HOP`th token of a
+// tile, and `QUAD` states, of which `d_state` is a multiple, of `b` and `c`.
 template <typename T, int CHANNELS, int STATES, int PAIR, int QUAD>
-__device__ __forceinline__ void scan(const ScanArguments &scan) {
-    constexpr int SIDE = CHANNELS * LANES;        // threads of a direction
-    constexpr int COLUMNS = CHANNELS / PAIR;      // of them, those that move one token
-    constexpr int HOP = SIDE / COLUMNS;           // tokens between two that a thread moves
-    constexpr int EACH = TILE / HOP;              // tokens of a tile that a thread moves
-    constexpr int WIDTH = LANES * STATES;         // states of a channel, padded
-    constexpr int ROW_HOP = SIDE * QUAD / WIDTH;  // the same for rows of `b` and `c`
-    constexpr int ROWS = (TILE + ROW_HOP - 1) / ROW_HOP;
-    static_assert(SIDE % 32 == 0 && TILE % HOP == 0 && SIDE * QUAD % WIDTH == 0, "whole warps");
+struct Mover {
+    static constexpr int SIDE = CHANNELS * MOVERS;
+    static constexpr int COLUMNS = CHANNELS / PAIR;
+    static constexpr int HOP = SIDE / COLUMNS;
+    static constexpr int EACH = TILE / HOP;
+    static constexpr int WIDTH = LANES * STATES;  // states of a channel, padded
+    static constexpr int ROW_HOP = SIDE * QUAD / WIDTH;
+    static constexpr int ROWS = (TILE + ROW_HOP - 1) / ROW_HOP;
+    static_assert(TILE % HOP == 0 && SIDE * QUAD % WIDTH == 0, "whole rows");
     using Values = Vector<T, PAIR>;
     using States = Vector<T, QUAD>;
-    struct __align__(8) Step {
-        float dt, dt_u;
-    };
-    // Eight bytes a lane: threads of a warp that read the same ones are served at once, as they are
-    // not where each reads sixteen.
-    struct __align__(8) Share {
-        float of[STATES];
-    };
-    __shared__ Share all_b[2][TILE][LANES];
-    __shared__ Share all_c[2][TILE][LANES];
-    __shared__ Step all_steps[2][TILE][CHANNELS];
-    __shared__ __align__(16) float all_parts[2][TILE][CHANNELS][LANES];
 
-    const int side = threadIdx.x / SIDE;
-    const int within = threadIdx.x % SIDE;
-    Share(&b)[TILE][LANES] = all_b[side];
-    Share(&c)[TILE][LANES] = all_c[side];
-    Step(&steps)[TILE][CHANNELS] = all_steps[side];
-    float(&parts)[TILE][CHANNELS][LANES] = all_parts[side];
-
-    const int blocks = (scan.d_inner + CHANNELS - 1) / CHANNELS;
-    const int first = blockIdx.x % blocks * CHANNELS;
-    const int mixer = blockIdx.x / blocks % scan.groups;
-    const long long batch = blockIdx.x / blocks / scan.groups;
-    const int streams = scan.groups * scan.directions;
-    const int stream = mixer * scan.directions + side;
-    const int outputs = scan.sum ? scan.groups : streams;
-    const int length = scan.seq_len;
-    const int inner = scan.d_inner;
-    const bool reverse = is_reverse(scan.reverse, stream);
-    const bool paired = scan.sum && scan.directions == 2;
-    const bool opposite = paired && is_reverse(scan.reverse, stream + 1 - 2 * side) != reverse;
-
-    // The states that this thread holds.
-    const int lane = within % LANES;
-    const int own = within / LANES;
-    float a[STATES];
-    float h[STATES];
-#pragma unroll
-    for (int n = 0; n < STATES; n++) {
-        const int state = lane * STATES + n;
-        const bool exists = first + own < inner && state < scan.d_state;
-        const long long at = ((long long)stream * inner + first + own) * scan.d_state + state;
-        a[n] = exists ? load(scan.a + at) * LOG2_E : 0.0f;
-        h[n] = 0.0f;
-    }
-
-    // The values that this thread moves: `PAIR` channels, at every `HOP`th token of a tile. Pointers
-    // are to the first of the tile that is next, or, of `z` and `y`, of the tile at hand.
-    const int channel = within % COLUMNS * PAIR;
-    const int token = within / COLUMNS;
-    const bool moves = first + channel < inner;
-    const int mine = stream * inner + first + channel;
+    const ScanArguments &scan;
+    const Side &at;
+    int channel, token, state, row_token;
     float bias[PAIR], skip[PAIR];
-#pragma unroll
-    for (int i = 0; i < PAIR; i++) {
-        bias[i] = moves && scan.delta_bias ? load(scan.delta_bias + mine + i) : 0.0f;
-        skip[i] = moves && scan.d_skip ? load(scan.d_skip + mine + i) : 0.0f;
-    }
-    const long long way = reverse ? -1 : 1;
-    const long long start = batch * length + (reverse ? length - 1 - token : token);
-    const long long hop = kept(way * HOP * streams * inner);
-    const long long z_hop = kept(way * HOP * scan.groups * inner);
-    const long long y_hop = kept(way * HOP * outputs * inner);
-    const T *next_u = static_cast<const T *>(scan.u) + start * streams * inner + mine;
-    const T *next_delta = static_cast<const T *>(scan.delta) + start * streams * inner + mine;
-    const T *this_z = static_cast<const T *>(scan.z) +
-                      (start * scan.groups + mixer) * inner + first + channel;
-    T *this_y = static_cast<T *>(scan.y) +
-                (start * outputs + (scan.sum ? mixer : stream)) * inner + first + channel;
-    int left = moves ? length - token : 0;  // tokens from there to the end
-
-    const int state = within * QUAD % WIDTH;
-    const int row_token = within * QUAD / WIDTH;
-    const long long row_start = batch * length + (reverse ? length - 1 - row_token : row_token);
-    const long long row_hop = kept(way * ROW_HOP * streams * scan.d_state);
-    const long long row_tile = kept(way * TILE * streams * scan.d_state);
-    const T *next_b =
-        static_cast<const T *>(scan.b) + (row_start * streams + stream) * scan.d_state + state;
-    const T *next_c =
-        static_cast<const T *>(scan.c) + (row_start * streams + stream) * scan.d_state + state;
-    int rows_left = state < scan.d_state ? length - row_token : 0;
-
+    // Places of the first values of the tile that is fetched next, and of the first results of the one
+    // that is stored next; from one of this thread's tokens to its next. Modulo 2^32, backwards too.
+    unsigned wide, row, gate, out;
+    unsigned wide_hop, row_hop, row_tile, gate_hop, out_hop;
+    int left, rows_left, out_left;  // tokens from there to the end
     Values raw_u[EACH], raw_delta[EACH];
     States raw_b[ROWS], raw_c[ROWS];
-    float skipped[EACH][PAIR];
-    const auto fetch = [&] {
+    // Of the tile that is stored, and of those after it.
+    float skipped[3][EACH][PAIR] = {};
+    Values partial[2][EACH] = {}, gates[2][EACH] = {};
+
+    __device__ __forceinline__ Mover(const ScanArguments &scan, const Side &at, int within)
+        : scan(scan), at(at) {
+        const int length = scan.seq_len;
+        const int inner = scan.d_inner;
+        channel = within % COLUMNS * PAIR;
+        token = within / COLUMNS;
+        state = within * QUAD % WIDTH;
+        row_token = within * QUAD / WIDTH;
+        const bool moves = at.first + channel < inner;
+        const unsigned mine = at.stream * inner + at.first + channel;
+#pragma unroll
+        for (int k = 0; k < PAIR; k++) {
+            bias[k] = moves && scan.delta_bias ? load(scan.delta_bias + mine + k) : 0.0f;
+            skip[k] = moves && scan.d_skip ? load(scan.d_skip + mine + k) : 0.0f;
+        }
+        const unsigned way = at.reverse ? ~0u : 1u;
+        const unsigned start = at.batch * length + (at.reverse ? length - 1 - token : token);
+        const unsigned output = scan.sum ? at.mixer : at.stream;
+        wide = start * at.streams * inner + mine;
+        gate = (start * scan.groups + at.mixer) * inner + at.first + channel;
+        out = (start * at.outputs + output) * inner + at.first + channel;
+        wide_hop = kept(way * HOP * at.streams * inner);
+        gate_hop = kept(way * HOP * scan.groups * inner);
+        out_hop = kept(way * HOP * at.outputs * inner);
+        out_left = left = moves ? length - token : 0;
+
+        const unsigned row_start =
+            at.batch * length + (at.reverse ? length - 1 - row_token : row_token);
+        row = (row_start * at.streams + at.stream) * scan.d_state + state;
+        row_hop = kept(way * ROW_HOP * at.streams * scan.d_state);
+        row_tile = kept(way * TILE * at.streams * scan.d_state);
+        rows_left = state < scan.d_state ? length - row_token : 0;
+    }
+
+    __device__ __forceinline__ static Values values(const void *operand, unsigned place) {
+        return load(reinterpret_cast<const Values *>(static_cast<const T *>(operand) + place));
+    }
+
+    __device__ __forceinline__ static States states(const void *operand, unsigned place) {
+        return load(reinterpret_cast<const States *>(static_cast<const T *>(operand) + place));
+    }
+
+    __device__ __forceinline__ Values *results(unsigned place) const {
+        return reinterpret_cast<Values *>(static_cast<T *>(scan.y) + place);
+    }
+
+    // Asks for the values of the next tile.
+    __device__ __forceinline__ void fetch() {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const bool exists = i * HOP < left;
-            raw_u[i] = exists ? load(reinterpret_cast<const Values *>(next_u)) : Values{};
-            raw_delta[i] = exists ? load(reinterpret_cast<const Values *>(next_delta)) : Values{};
-            next_u += hop;
-            next_delta += hop;
+            raw_u[i] = exists ? values(scan.u, wide + i * wide_hop) : Values{};
+            raw_delta[i] = exists ? values(scan.delta, wide + i * wide_hop) : Values{};
         }
+        wide += EACH * wide_hop;
         left -= TILE;
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const bool exists = i * ROW_HOP < min(rows_left, TILE - row_token);
-            const long long by = i * row_hop;
-            raw_b[i] = exists ? load(reinterpret_cast<const States *>(next_b + by)) : States{};
-            raw_c[i] = exists ? load(reinterpret_cast<const States *>(next_c + by)) : States{};
+            raw_b[i] = exists ? states(scan.b, row + i * row_hop) : States{};
+            raw_c[i] = exists ? states(scan.c, row + i * row_hop) : States{};
         }
-        next_b += row_tile;
-        next_c += row_tile;
+        row += row_tile;
         rows_left -= TILE;
-    };
-    // What was fetched, into shared memory. Tokens beyond the last change states that nothing reads.
-    const auto unpack = [&] {
+    }
+
+    // Prepares what was fetched. Tokens beyond the last change states that nothing reads.
+    __device__ __forceinline__ void unpack(Tile<CHANNELS, STATES> &tile) {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
 #pragma unroll
             for (int k = 0; k < PAIR; k++) {
-                const float u = to_float(raw_u[i][k]);
-                float dt = to_float(raw_delta[i][k]) + bias[k];
+                const float u = raw_u[i][k];
+                float dt = raw_delta[i][k] + bias[k];
                 dt = scan.delta_softplus ? softplus(dt) : dt;
-                steps[token + i * HOP][channel + k] = Step{dt, dt * u};
-                skipped[i][k] = skip[k] * u;
+                tile.steps[token + i * HOP][channel + k] = Step{dt, dt * u};
+                skipped[0][i][k] = skipped[1][i][k];
+                skipped[1][i][k] = skipped[2][i][k];
+                skipped[2][i][k] = skip[k] * u;
             }
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            if (row_token + i * ROW_HOP < TILE) {
+            const int row = row_token + i * ROW_HOP;
+            if (row < TILE) {
 #pragma unroll
                 for (int k = 0; k < QUAD; k++) {
-                    const int row = row_token + i * ROW_HOP;
-                    b[row][(state + k) / STATES].of[(state + k) % STATES] = raw_b[i][k];
-                    c[row][(state + k) / STATES].of[(state + k) % STATES] = raw_c[i][k];
+                    Row<STATES> &to = tile.rows[row][(state + k) / STATES];
+                    to.b[(state + k) % STATES] = raw_b[i][k];
+                    to.c[(state + k) % STATES] = raw_c[i][k];
                 }
             }
         }
-    };
+    }
+
+    // What becomes of the sums of the tile that begins after `begin` tokens.
+    __device__ __forceinline__ Meeting meeting(int begin) const {
+        if (!at.paired) {
+            return ALONE;
+        }
+        const int length = scan.seq_len;
+        const int last = min(begin + TILE, length) - 1;
+        return at.opposite && (length - 1 - last) / TILE > begin / TILE        ? FIRST
+               : at.opposite && (length - 1 - begin) / TILE + 1 < begin / TILE ? LATER
+                                                                               : MIXED;
+    }
+
+    // Asks for what the sums of the tile that begins after `begin` tokens are added to and gated by,
+    // while it is scanned.
+    __device__ __forceinline__ void prepare(int begin) {
+        const Meeting meets = meeting(begin);
+        // `out` is still at the tile before.
+        const unsigned next = out + (begin > 0 ? EACH * out_hop : 0);
+        const int ahead = begin > 0 ? out_left - TILE : out_left;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            partial[1][i] = gates[1][i] = Values{};
+            if (meets == LATER && i * HOP < ahead) {
+                partial[1][i].word = kept(results(next + i * out_hop)->word);
+            }
+            if (scan.z && meets != FIRST && i * HOP < ahead) {
+                gates[1][i].word = kept(values(scan.z, gate + i * gate_hop).word);
+            }
+        }
+        gate += EACH * gate_hop;
+    }
+
     // The sums over the lanes of what this thread moves at a token. Four lanes are added, then two
     // such sums, and neighbouring threads start at different ones: no bank is read twice at once.
-    const auto add_lanes = [&](int i, float(&sum)[PAIR]) {
+    __device__ __forceinline__ void add_lanes(const Tile<CHANNELS, STATES> &tile, int within, int i,
+                                              float (&sum)[PAIR]) const {
         constexpr int FOURS = PAIR * LANES / 4;
         const int turn = within / (4 / PAIR) % FOURS;
-        const auto fours = reinterpret_cast<const float4 *>(parts[token + i * HOP][channel]);
+        const auto fours = reinterpret_cast<const float4 *>(tile.parts[token + i * HOP][channel]);
         float halves[FOURS];
 #pragma unroll
         for (int k = 0; k < FOURS; k++) {
@@ -207,182 +330,162 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
             const bool swapped = turn / 2;
             const float straight = halves[2 * k] + halves[2 * k + 1];
             const float crossed = halves[2 * other] + halves[2 * other + 1];
-            sum[k] = (swapped ? crossed : straight) + skipped[i][k];
+            sum[k] = (swapped ? crossed : straight) + skipped[0][i][k];
         }
-    };
-    const auto keep = [&](const float(&sum)[PAIR]) {
+    }
+
+    __device__ __forceinline__ void keep(unsigned place, const float (&sum)[PAIR]) {
         Values values;
 #pragma unroll
         for (int k = 0; k < PAIR; k++) {
             values.set(k, sum[k]);
         }
-        *reinterpret_cast<Values *>(this_y) = values;
-    };
-    const auto finish = [&](float(&sum)[PAIR], const Values &gate) {
+        *results(place) = values;
+    }
+
+    __device__ __forceinline__ void finish(unsigned place, float (&sum)[PAIR], const Values &gate) {
 #pragma unroll
         for (int k = 0; k < PAIR; k++) {
             sum[k] *= scan.scale;
             if (scan.z) {
-                sum[k] *= silu(to_float(gate[k]));
+                sum[k] *= silu(gate[k]);
             }
         }
-        keep(sum);
-    };
+        keep(place, sum);
+    }
 
-    fetch();
-    unpack();
-    __syncthreads();
-    for (int begin = 0; begin < length; begin += TILE) {
-        const int here = left + TILE;  // as `left` was for this tile
-        const int tile = begin / TILE;
-        Meeting meeting = ALONE;
-        if (paired) {
-            const int last = min(begin + TILE, length) - 1;
-            meeting = opposite && (length - 1 - last) / TILE > tile    ? FIRST
-                      : opposite && (length - 1 - begin) / TILE < tile ? LATER
-                                                                       : MIXED;
-        }
-        if (begin + TILE < length) {
-            fetch();
-        }
-        Values partial[EACH] = {}, gates[EACH] = {};
-        if (meeting == LATER) {
-            const T *at = this_y;
+    // Adds up and stores a tile that was scanned, which begins after `begin` tokens. `other` is that
+    // of the other side.
+    __device__ __forceinline__ void store(Tile<CHANNELS, STATES> &tile,
+                                          const Tile<CHANNELS, STATES> &other, int within, int side,
+                                          int begin) {
+        const Meeting meets = meeting(begin);
+        float sums[EACH][PAIR];
 #pragma unroll
-            for (int i = 0; i < EACH; i++, at += y_hop) {
-                if (i * HOP < here) {
-                    partial[i].word = kept(reinterpret_cast<const Values *>(at)->word);
+        for (int i = 0; i < EACH; i++) {
+            add_lanes(tile, within, i, sums[i]);
+        }
+        if (meets == FIRST) {
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                if (i * HOP < out_left) {
+                    keep(out + i * out_hop, sums[i]);
                 }
             }
-        }
-        if (scan.z && meeting != FIRST) {
-            const T *at = this_z;
+        } else if (meets != MIXED) {
 #pragma unroll
-            for (int i = 0; i < EACH; i++, at += z_hop) {
-                if (i * HOP < here) {
-                    gates[i].word = kept(load(reinterpret_cast<const Values *>(at)).word);
-                }
-            }
-        }
-
-        // What a group reads is read before the group before it writes: a load waits for every
-        // store that the compiler cannot tell apart from it.
-        Step step[2][GROUP];
-        Share with_b[2][GROUP], with_c[2][GROUP];
-        const auto read = [&](int half, int group) {
-#pragma unroll
-            for (int i = 0; i < GROUP; i++) {
-                step[half][i] = steps[group * GROUP + i][own];
-                with_b[half][i] = b[group * GROUP + i][lane];
-                with_c[half][i] = c[group * GROUP + i][lane];
-            }
-        };
-        const auto walk = [&](int half, int group) {
-            float part[GROUP];
-#pragma unroll
-            for (int i = 0; i < GROUP; i++) {
-                const Step now = step[half][i];
-#pragma unroll
-                for (int n = 0; n < STATES; n++) {
-                    h[n] = fmaf(exp2_fast(now.dt * a[n]), h[n], now.dt_u * with_b[half][i].of[n]);
-                    const float c_n = with_c[half][i].of[n];
-                    part[i] = n == 0 ? c_n * h[n] : fmaf(c_n, h[n], part[i]);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < GROUP; i++) {
-                parts[group * GROUP + i][own][lane] = part[i];
-            }
-        };
-        constexpr int GROUPS = TILE / GROUP;
-        read(0, 0);
-        // A loop that stays one, so that what was fetched above is on its way meanwhile.
-#pragma unroll 1
-        for (int group = 0; group < GROUPS; group += 2) {
-            read(1, group + 1);
-            walk(0, group);
-            read(0, (group + 2) % GROUPS);
-            walk(1, group + 1);
-        }
-        __syncthreads();
-
-        float sum[PAIR];
-        if (meeting == FIRST) {
-#pragma unroll
-            for (int i = 0; i < EACH; i++, this_y += y_hop) {
-                if (i * HOP < here) {
-                    add_lanes(i, sum);
-                    keep(sum);
-                }
-            }
-        } else if (meeting != MIXED) {
-#pragma unroll
-            for (int i = 0; i < EACH; i++, this_y += y_hop) {
-                if (i * HOP < here) {
-                    add_lanes(i, sum);
+            for (int i = 0; i < EACH; i++) {
+                if (i * HOP < out_left) {
 #pragma unroll
                     for (int k = 0; k < PAIR; k++) {
-                        sum[k] += to_float(partial[i][k]);
+                        sums[i][k] += partial[0][i][k];
                     }
-                    finish(sum, gates[i]);
+                    finish(out + i * out_hop, sums[i], gates[0][i]);
                 }
             }
         } else {
             // The sums are left where the other side finds them, in the place of a lane.
-            float sums[EACH][PAIR];
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                add_lanes(i, sums[i]);
-            }
-            __syncthreads();
+            const int movers = 2 * SIDE;
+            asm volatile("bar.sync 1, %0;" ::"r"(movers) : "memory");
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
 #pragma unroll
                 for (int k = 0; k < PAIR; k++) {
-                    parts[token + i * HOP][channel + k][0] = sums[i][k];
+                    tile.parts[token + i * HOP][channel + k][0] = sums[i][k];
                 }
             }
-            __syncthreads();
+            asm volatile("bar.sync 1, %0;" ::"r"(movers) : "memory");
 #pragma unroll
-            for (int i = 0; i < EACH; i++, this_y += y_hop) {
-                if (i * HOP >= here) {
+            for (int i = 0; i < EACH; i++) {
+                if (i * HOP >= out_left) {
                     continue;
                 }
                 const int walked = begin + token + i * HOP;
-                const int other = opposite ? length - 1 - walked : walked;
-                if (other / TILE > tile) {
-                    keep(sums[i]);
-                } else if (other / TILE < tile || side == 1) {
-                    const bool left_in_y = other / TILE < tile;
+                const int there = at.opposite ? scan.seq_len - 1 - walked : walked;
+                if (there / TILE > begin / TILE) {
+                    keep(out + i * out_hop, sums[i]);
+                } else if (there / TILE < begin / TILE || side == 1) {
+                    const bool left_in_y = there / TILE < begin / TILE;
 #pragma unroll
                     for (int k = 0; k < PAIR; k++) {
-                        sums[i][k] += left_in_y ? to_float(this_y[k])
-                                                : all_parts[0][other % TILE][channel + k][0];
+                        sums[i][k] += left_in_y ? (*results(out + i * out_hop))[k]
+                                                : other.parts[there % TILE][channel + k][0];
                     }
-                    finish(sums[i], gates[i]);
+                    finish(out + i * out_hop, sums[i], gates[0][i]);
                 }
             }
         }
-        this_z += EACH * z_hop;
-        if (begin + TILE < length) {
-            unpack();
+        out += EACH * out_hop;
+        out_left -= TILE;
+    }
+
+    // What was asked for is of the tile that is stored next.
+    __device__ __forceinline__ void advance() {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            partial[0][i] = partial[1][i];
+            gates[0][i] = gates[1][i];
         }
+    }
+};
+
+template <typename T, int CHANNELS, int STATES, int PAIR, int QUAD>
+__device__ __forceinline__ void scan(const ScanArguments &scan) {
+    // Tiles of even numbers for each side, then of odd ones.
+    extern __shared__ __align__(16) char shared[];
+    const auto tiles = reinterpret_cast<Tile<CHANNELS, STATES> *>(shared);
+    const auto tile_of = [&](int number, int side) -> Tile<CHANNELS, STATES> & {
+        return tiles[number % 2 * scan.directions + side];
+    };
+    const int scanners = scan.directions * CHANNELS * LANES;
+    const int count = (scan.seq_len + TILE - 1) / TILE;
+    if (threadIdx.x < scanners) {
+        const int side = threadIdx.x / (CHANNELS * LANES);
+        const Side at = side_of_block(scan, CHANNELS, side);
+        Scanner<CHANNELS, STATES> scanner(scan, at, threadIdx.x % (CHANNELS * LANES));
         __syncthreads();
+        for (int number = 0; number <= count; number++) {
+            if (number < count) {
+                scanner.walk(tile_of(number, side));
+            }
+            __syncthreads();
+        }
+    } else {
+        const int side = (threadIdx.x - scanners) / (CHANNELS * MOVERS);
+        const int within = (threadIdx.x - scanners) % (CHANNELS * MOVERS);
+        const Side at = side_of_block(scan, CHANNELS, side);
+        Mover<T, CHANNELS, STATES, PAIR, QUAD> mover(scan, at, within);
+        mover.fetch();
+        mover.unpack(tile_of(0, side));
+        mover.fetch();
+        __syncthreads();
+        for (int number = 0; number <= count; number++) {
+            // What is asked for here is used after the next barrier.
+            mover.unpack(tile_of(number + 1, side));
+            mover.fetch();
+            mover.prepare(number * TILE);
+            if (number > 0) {
+                mover.store(tile_of(number - 1, side), tile_of(number - 1, 1 - side), within, side,
+                            (number - 1) * TILE);
+            }
+            mover.advance();
+            __syncthreads();
+        }
     }
 }
 
-#define SCAN(NAME, T, CHANNELS, STATES, PAIR, QUAD)                                                \
-    extern "C" __global__ void __launch_bounds__(2 * CHANNELS * LANES)                             \
+#define SCAN(NAME, T, CHANNELS, STATES, PAIR, QUAD, BLOCKS)                                        \
+    extern "C" __global__ void __launch_bounds__(2 * CHANNELS * (LANES + MOVERS), BLOCKS)          \
         NAME(const __grid_constant__ ScanArguments arguments) {                                    \
         scan<T, CHANNELS, STATES, PAIR, QUAD>(arguments);                                          \
     }
 
 // Sixteen states and an even number of channels; then any.
-SCAN(scan_f32_8_16, float, 8, 2, 2, 4)
-SCAN(scan_f32_8_any, float, 8, 4, 1, 1)
-SCAN(scan_f32_12_16, float, 12, 2, 2, 4)
-SCAN(scan_f32_12_any, float, 12, 4, 1, 1)
-SCAN(scan_f16_8_16, Half, 8, 2, 2, 4)
-SCAN(scan_f16_8_any, Half, 8, 4, 1, 1)
-SCAN(scan_f16_12_16, Half, 12, 2, 2, 4)
-SCAN(scan_f16_12_any, Half, 12, 4, 1, 1)
+SCAN(scan_f32_8, float, 8, 2, 2, 4, 3)
+SCAN(scan_f32_12, float, 12, 2, 2, 4, 2)
+SCAN(scan_f32_24, float, 24, 2, 2, 4, 1)
+SCAN(scan_f32_any, float, 8, 4, 1, 1, 1)
+SCAN(scan_f16_8, Half, 8, 2, 2, 4, 3)
+SCAN(scan_f16_12, Half, 12, 2, 2, 4, 2)
+SCAN(scan_f16_24, Half, 24, 2, 2, 4, 1)
+SCAN(scan_f16_any, Half, 8, 4, 1, 1, 1)

@@ -16,12 +16,12 @@ struct ConvArguments {
     int groups;
     int directions;
     int silu;
+    int run;  // tokens of a thread
     unsigned reverse[REVERSE_WORDS];
 };
 
 constexpr int CONV_THREADS = 128;
 constexpr int USUAL_TAPS = 4;
-constexpr int RUN = 32;  // tokens of a thread
 
 // Convolutions of up to `TAPS` taps; `WIDTH` divides `d_inner`.
 template <typename T, int TAPS, int WIDTH>
@@ -30,15 +30,15 @@ __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
     const int inner = conv.d_inner;
     const int streams = conv.groups * conv.directions;
     const int vectors = conv.groups * inner / WIDTH;
-    const int runs = (length + RUN - 1) / RUN;
+    const int runs = (length + conv.run - 1) / conv.run;
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= (long long)conv.batch * runs * vectors) {
         return;
     }
     const int channel = thread % vectors * WIDTH;
-    const int begin = thread / vectors % runs * RUN;
+    const int begin = thread / vectors % runs * conv.run;
     const long long batch = thread / vectors / runs;
-    const int end = min(begin + RUN, length);
+    const int end = min(begin + conv.run, length);
     const int mixer = channel / inner;
     const int absent = TAPS == USUAL_TAPS ? 0 : TAPS - conv.taps;
     const T *const x = static_cast<const T *>(conv.x) + batch * length * conv.groups * inner + channel;

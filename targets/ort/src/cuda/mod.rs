@@ -19,7 +19,9 @@ use anyhow::{Context, Result, bail};
 use cudarc::{
     driver::{
         CudaContext, CudaFunction, DriverError, result,
-        sys::{self, CUdevice_attribute as DeviceAttribute},
+        sys::{
+            self, CUdevice_attribute as DeviceAttribute, CUfunction_attribute as FunctionAttribute,
+        },
     },
     nvrtc::Ptx,
 };
@@ -27,7 +29,7 @@ use ort::{
     operator::ComputeContext,
     value::{DynTensorValueType, Shape},
 };
-use ssamba_scan::cuda::{KERNELS, Launch};
+use ssamba_scan::cuda::{KERNELS, Launch, Limits};
 
 pub(crate) use bound::Bound;
 pub(crate) use operands::Operands;
@@ -37,7 +39,7 @@ pub(crate) use operands::Operands;
 pub(crate) struct Device {
     context: Arc<CudaContext>,
     kernels: Vec<CudaFunction>,
-    multiprocessors: usize,
+    limits: Limits,
 }
 
 /// By their numbers.
@@ -74,19 +76,28 @@ impl Device {
             |image| context.load_module(Ptx::from_binary(image.to_vec())).map_err(readable),
             || compiler::compile(&architecture),
         )?;
-        let multiprocessors = context
-            .attribute(DeviceAttribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-            .map_err(readable)?;
-        let kernels = KERNELS.iter().map(|name| module.load_function(name).map_err(readable));
-        Ok(Self {
-            kernels: kernels.collect::<Result<_>>()?,
-            context,
-            multiprocessors: usize::try_from(multiprocessors)?,
-        })
+        let attribute = |attribute| -> Result<usize> {
+            Ok(usize::try_from(context.attribute(attribute).map_err(readable)?)?)
+        };
+        let limits = Limits {
+            multiprocessors: attribute(DeviceAttribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: attribute(
+                DeviceAttribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
+        };
+        let most = i32::try_from(limits.shared_bytes)?;
+        let kernel = |name: &&str| -> Result<CudaFunction> {
+            let kernel = module.load_function(name).map_err(readable)?;
+            let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            kernel.set_attribute(attribute, most).map_err(readable)?;
+            Ok(kernel)
+        };
+        Ok(Self { kernels: KERNELS.iter().map(kernel).collect::<Result<_>>()?, context, limits })
     }
 
-    pub(crate) fn multiprocessors(&self) -> usize {
-        self.multiprocessors
+    /// What a launch can be made of.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Launches a kernel on a stream, and returns before it has run.
@@ -111,7 +122,7 @@ impl Device {
                 self.kernels[launch.kernel].cu_function(),
                 (launch.blocks, 1, 1),
                 (launch.threads, 1, 1),
-                0,
+                launch.shared_bytes,
                 stream.cast(),
                 &mut [(&raw mut arguments).cast()],
             )

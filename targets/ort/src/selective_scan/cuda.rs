@@ -94,7 +94,7 @@ impl SelectiveScanKernel {
             },
             scale: attributes.scale(),
         };
-        let plan = ScanPlan::new(&call, self.device.multiprocessors()).map_err(ort::Error::wrap)?;
+        let plan = ScanPlan::new(&call, self.device.limits()).map_err(ort::Error::wrap)?;
         let y = output(context, sizes.output_shape(attributes))?;
         let Some(launch) = plan.launch() else { return Ok(()) };
         let [u, delta, a, b, c, d_skip, z, delta_bias] = operands.addresses();

@@ -70,7 +70,7 @@ impl ShortConvKernel {
         let operands = Operands::of(context)?;
         let attributes = &self.attributes;
         let sizes = Sizes::infer(attributes, &operands.shapes()).map_err(ort::Error::wrap)?;
-        let plan = ConvPlan::new(&ConvCall {
+        let call = ConvCall {
             element: self.element,
             batch: sizes.batch,
             seq_len: sizes.seq_len,
@@ -82,8 +82,8 @@ impl ShortConvKernel {
                 Activation::Silu => ssamba_scan::Activation::Silu,
                 Activation::None => ssamba_scan::Activation::None,
             },
-        })
-        .map_err(ort::Error::wrap)?;
+        };
+        let plan = ConvPlan::new(&call, self.device.limits()).map_err(ort::Error::wrap)?;
         let u = output(context, sizes.output_shape(attributes))?;
         let Some(launch) = plan.launch() else { return Ok(()) };
         let [x, weight, bias] = operands.addresses();
