@@ -172,6 +172,9 @@ impl From<ssamba_ssast::Model> for Network {
 }
 
 impl Network {
+    /// Patches beside each other along the frequencies in a [`hashed`](Self::hashed) network.
+    pub const ROWS: usize = 8;
+
     /// A network of a published size with `patches` tokens beside its class tokens and 50 classes,
     /// as in the paper's measurements: patches of 16 x 16 that do not overlap, eight of them over
     /// 128 mel bins. The weights are [`hashed`]: good for timing, not for hearing.
@@ -179,14 +182,14 @@ impl Network {
     /// # Errors
     /// When `patches` is not a positive multiple of eight.
     pub fn hashed(kind: Architecture, size: Published, patches: usize) -> Result<Self> {
-        const ROWS: usize = 8;
         ensure!(
-            patches > 0 && patches.is_multiple_of(ROWS),
-            "{patches} patches, expected a positive multiple of {ROWS}"
+            patches > 0 && patches.is_multiple_of(Self::ROWS),
+            "{patches} patches, expected a positive multiple of {}",
+            Self::ROWS
         );
         let mut recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
         recipe.name = "hashed".into();
-        recipe.front_end.n_frames = 16 * patches / ROWS;
+        recipe.front_end.n_frames = 16 * patches / Self::ROWS;
         let n_classes = Some(50);
         let layout = match kind {
             Architecture::Ssamba => {

@@ -320,6 +320,35 @@ fn half_precision_is_for_onnx_runtime_and_verifies_there() {
 }
 
 #[test]
+#[cfg(feature = "cuda")]
+fn bench_measures_every_network_and_writes_it_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |options: &[&str]| {
+        let common = ["bench", "efficiency", "--provider", "cpu", "--batch", "1", "--runs", "1"];
+        ssamba_edge(folder.path(), &[&common, options].concat())
+    };
+    let networks = ["--networks", "ssamba,ssast,ssast-fused", "--tokens", "8,16", "-o", "out"];
+    let output = bench(&networks);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = fs::read_to_string(folder.path().join("out/efficiency.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let points = report["points"].as_array().unwrap();
+    let measured: Vec<_> = points
+        .iter()
+        .filter(|point| point["median_ms"].as_f64().is_some_and(|ms| ms > 0.0))
+        .map(|point| (point["network"].as_str().unwrap(), point["tokens"].as_u64().unwrap()))
+        .collect();
+    let expected = ["ssamba", "ssast", "ssast fused"].map(|name| [(name, 8), (name, 16)]);
+    assert_eq!(measured, expected.concat());
+    let svg = fs::read_to_string(folder.path().join("out/efficiency.svg")).unwrap();
+    assert!(svg.contains("ssast fused tiny fp32, batch 1"), "{svg}");
+
+    let output = bench(&["--tokens", "8,12"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), "error: --tokens 12, expected positive multiples of 8\n");
+}
+
+#[test]
 fn demo_hears_its_clips() {
     let folder = tempfile::tempdir().unwrap();
     let output = ssamba_edge(folder.path(), &["demo", "-o", "kept"]);

@@ -21,6 +21,7 @@ mod session;
 mod short_conv;
 
 pub use library::Library;
+pub use message::OUT_OF_MEMORY;
 pub use providers::Provider;
 #[cfg(feature = "cuda")]
 pub use providers::{Arena, Cuda, Gpu};

@@ -3,6 +3,9 @@
 use anyhow::anyhow;
 use ort::ErrorCode;
 
+/// What an error says, among others, when there was too little memory, on the CPU or a device.
+pub const OUT_OF_MEMORY: &str = "out of memory";
+
 /// An error of `ort` whose message is one line, without the places in ONNX Runtime's source.
 pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
     match error.code() {
@@ -35,9 +38,26 @@ fn shorten(message: &str) -> String {
         .and_then(|line| line.split_once(" node. Name:'"))
         .and_then(|(_, line)| line.split_once("' Status Message: "));
     match failed {
-        Some((node, reason)) => format!("node `{node}`: {reason}"),
-        None => line.to_owned(),
+        Some((node, reason)) => {
+            format!("node `{node}`: {}", out_of_memory(reason).unwrap_or_else(|| reason.into()))
+        }
+        None => out_of_memory(line).unwrap_or_else(|| line.into()),
     }
+}
+
+/// One sentence for the ways in which ONNX Runtime, its arenas and CUDA say that memory ran out.
+fn out_of_memory(line: &str) -> Option<String> {
+    const BUFFER: &str = "Failed to allocate memory for requested buffer of size ";
+    if let Some((_, size)) = line.split_once(BUFFER) {
+        let digits = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
+        let size: f64 = size[..digits].parse().ok()?;
+        let mib = size / f64::from(1 << 20);
+        return Some(format!("{OUT_OF_MEMORY}, {mib:.1} MiB more were asked for"));
+    }
+    ["out of memory", "bad_alloc", "bad allocation"]
+        .into_iter()
+        .any(|words| line.contains(words))
+        .then(|| OUT_OF_MEMORY.into())
 }
 
 /// The library that does not load, and the one that it needs and that the loader did not find.
@@ -105,6 +125,22 @@ mod tests {
         );
         let other = "Failed to load library /a/libprovider.so with error: it is too short";
         assert_eq!(shorten(&format!("[ONNXRuntimeError] : 1 : FAIL : {other}")), other);
+    }
+
+    #[test]
+    fn too_little_memory_is_one_sentence() {
+        let message = "Non-zero status code returned while running Softmax node. \
+                       Name:'block0/attn/Softmax' Status Message: \
+                       /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* \
+                       onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate \
+                       memory for requested buffer of size 3221225472\n";
+        assert_eq!(
+            shorten(message),
+            "node `block0/attn/Softmax`: out of memory, 3072.0 MiB more were asked for"
+        );
+        let cuda = "CUDA failure 2: out of memory ; GPU=0 ; hostname=a ; file=/b.cc ; line=99";
+        assert_eq!(shorten(cuda), "out of memory");
+        assert_eq!(shorten("std::bad_alloc"), "out of memory");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use super::efficiency::{Point, Precision};
+use super::efficiency::Point;
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 320.0;
@@ -56,11 +56,8 @@ pub fn svg(machine: &str, points: &[Point]) -> String {
 }
 
 fn name(point: &Point) -> String {
-    let precision = match point.precision {
-        Precision::Fp32 => "fp32",
-        Precision::Fp16 => "fp16",
-    };
-    format!("{} {} {precision}, batch {}", point.network, point.size, point.batch)
+    let Point { network, size, precision, batch, .. } = point;
+    format!("{network} {size} {precision}, batch {batch}")
 }
 
 fn panel(
@@ -160,13 +157,15 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ssamba_contract::Precision;
+
     use super::*;
 
     fn point(tokens: usize, median_ms: Option<f64>) -> Point {
         Point {
             network: "ssamba",
             size: "tiny",
-            precision: Precision::Fp16,
+            precision: Precision::F16,
             batch: 4,
             tokens,
             median_ms,

@@ -5,19 +5,19 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use ssamba_contract::{Session, Tensor};
-use ssamba_ort::{Arena, Cuda, Gpu, OrtSession};
+use ssamba_model_common::Published;
+use ssamba_onnx::{Architecture, Attention};
+use ssamba_ort::{Arena, Cuda, Gpu, OUT_OF_MEMORY, OrtSession};
 
-use super::{
-    chart,
-    networks::{self, Size},
-};
-use crate::{Answer, convert::write_whole, terminal};
+use super::chart;
+use crate::{Answer, convert::write_whole, export::Precision, terminal};
 
-/// Time and memory of the networks over the number of tokens, in ONNX Runtime.
+/// Time and memory of the networks over the number of tokens, in ONNX Runtime. The weights are made
+/// up: neither depends on them.
 #[derive(clap::Args)]
 pub struct Args {
     /// What runs them.
@@ -26,10 +26,13 @@ pub struct Args {
     /// Number of the GPU.
     #[arg(long, value_name = "N", default_value_t = 0)]
     device: u32,
+    /// Networks.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Network::Ssamba])]
+    networks: Vec<Network>,
     /// Sizes of the networks.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Size::Tiny])]
     sizes: Vec<Size>,
-    /// Patches of a clip, each a token.
+    /// Patches of a clip, each a token; multiples of 8.
     #[arg(long, value_delimiter = ',', default_values_t = [512, 1_024, 2_048, 4_096, 8_192, 22_016])]
     tokens: Vec<usize>,
     /// Clips at a time.
@@ -47,7 +50,7 @@ pub struct Args {
     /// Capture each network as a CUDA graph.
     #[arg(long)]
     cuda_graph: bool,
-    /// Two layers of a pair one after the other: less memory, more kernels.
+    /// Two layers of a pair of SSAMBA one after the other: less memory, more kernels.
     #[arg(long)]
     no_pair_fusion: bool,
     /// ONNX Runtime's shared library [default: as for `run`].
@@ -66,13 +69,81 @@ enum Device {
     Cuda,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Single precision.
-    Fp32,
-    /// Half precision.
-    Fp16,
+/// A network, and how its file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Network {
+    /// Bidirectional Mamba.
+    Ssamba,
+    /// The transformer, its attention in standard operators.
+    Ssast,
+    /// The transformer, each attention one operator.
+    SsastFused,
+}
+
+impl Network {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ssamba => "ssamba",
+            Self::Ssast => "ssast",
+            Self::SsastFused => "ssast fused",
+        }
+    }
+
+    fn architecture(self) -> Architecture {
+        match self {
+            Self::Ssamba => Architecture::Ssamba,
+            Self::Ssast | Self::SsastFused => Architecture::Ssast,
+        }
+    }
+
+    fn attention(self) -> Option<Attention> {
+        match self {
+            Self::Ssamba => None,
+            Self::Ssast => Some(Attention::Plain),
+            Self::SsastFused => Some(Attention::Fused),
+        }
+    }
+}
+
+/// [`Published`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Size {
+    /// Tokens of 192 values.
+    Tiny,
+    /// Tokens of 384 values.
+    Small,
+    /// Tokens of 768 values.
+    Base,
+}
+
+impl Size {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Small => "small",
+            Self::Base => "base",
+        }
+    }
+}
+
+impl From<Size> for Published {
+    fn from(size: Size) -> Self {
+        match size {
+            Size::Tiny => Self::Tiny,
+            Size::Small => Self::Small,
+            Size::Base => Self::Base,
+        }
+    }
+}
+
+/// One network at one length.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    network: Network,
+    size: Size,
+    precision: Precision,
+    batch: usize,
+    tokens: usize,
 }
 
 /// What was measured, on what, and how to do it again.
@@ -89,7 +160,7 @@ struct Report {
 pub struct Point {
     pub network: &'static str,
     pub size: &'static str,
-    pub precision: Precision,
+    pub precision: ssamba_contract::Precision,
     pub batch: usize,
     pub tokens: usize,
     /// Median and fastest of the timed runs, input and outputs on the device.
@@ -109,6 +180,10 @@ pub fn run(args: &Args) -> Result<Answer> {
         !args.cuda_graph || args.provider == Device::Cuda,
         "--cuda-graph takes --provider cuda"
     );
+    let rows = ssamba_onnx::Network::ROWS;
+    if let Some(odd) = args.tokens.iter().find(|&&n| n == 0 || !n.is_multiple_of(rows)) {
+        bail!("--tokens {odd}, expected positive multiples of {rows}");
+    }
     let machine = match args.provider {
         Device::Cuda => Gpu::query(args.device)?.name,
         Device::Cpu => "CPU, one thread".into(),
@@ -120,22 +195,18 @@ pub fn run(args: &Args) -> Result<Answer> {
         points: Vec::new(),
     };
     terminal::note(format!(
-        "{:<8} {:<6} {:<5} {:>5} {:>7} {:>10} {:>10} {:>10}",
+        "{:<11} {:<6} {:<5} {:>5} {:>7} {:>10} {:>10} {:>10}",
         "network", "size", "", "batch", "tokens", "median ms", "min ms", "peak MiB"
     ));
-    for &size in &args.sizes {
-        for &precision in &args.precision {
-            for &batch in &args.batch {
-                for &tokens in &args.tokens {
-                    let point = measure(args, size, precision, batch, tokens, &mut report.runtime);
-                    terminal::note(line(&point));
-                    let failed = point.failed.is_some();
-                    report.points.push(point);
-                    // What is longer needs more.
-                    if failed {
-                        break;
-                    }
-                }
+    for curve in curves(args) {
+        for &tokens in &args.tokens {
+            let point = measure(args, Case { tokens, ..curve }, &mut report.runtime);
+            terminal::note(line(&point));
+            let failed = point.failed.is_some();
+            report.points.push(point);
+            // What is longer needs more.
+            if failed {
+                break;
             }
         }
     }
@@ -146,15 +217,27 @@ pub fn run(args: &Args) -> Result<Answer> {
     Ok(if failed { Answer::Failed } else { Answer::Yes })
 }
 
+/// Everything that was asked for, of no length yet.
+fn curves(args: &Args) -> Vec<Case> {
+    let mut curves = Vec::new();
+    for &network in &args.networks {
+        for &size in &args.sizes {
+            for &precision in &args.precision {
+                for &batch in &args.batch {
+                    curves.push(Case { network, size, precision, batch, tokens: 0 });
+                }
+            }
+        }
+    }
+    curves
+}
+
 fn line(point: &Point) -> String {
     let figure = |value: Option<f64>| value.map_or_else(|| "-".into(), |v| format!("{v:.2}"));
     let Point { network, size, precision, batch, tokens, .. } = point;
-    let precision = match precision {
-        Precision::Fp32 => "fp32",
-        Precision::Fp16 => "fp16",
-    };
+    let precision = precision.to_string();
     let figures = format!(
-        "{network:<8} {size:<6} {precision:<5} {batch:>5} {tokens:>7} {:>10} {:>10} {:>10}",
+        "{network:<11} {size:<6} {precision:<5} {batch:>5} {tokens:>7} {:>10} {:>10} {:>10}",
         figure(point.median_ms),
         figure(point.min_ms),
         figure(point.peak_mib)
@@ -165,18 +248,12 @@ fn line(point: &Point) -> String {
     }
 }
 
-fn measure(
-    args: &Args,
-    size: Size,
-    precision: Precision,
-    batch: usize,
-    tokens: usize,
-    runtime: &mut String,
-) -> Point {
+fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
+    let Case { network, size, precision, batch, tokens } = case;
     let mut point = Point {
-        network: "ssamba",
+        network: network.name(),
         size: size.name(),
-        precision,
+        precision: precision.into(),
         batch,
         tokens,
         median_ms: None,
@@ -187,14 +264,12 @@ fn measure(
     let mut figures = || -> Result<(Vec<f64>, Option<f64>)> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("model.onnx");
-        let model = networks::ssamba(size, tokens)?;
+        let model = ssamba_onnx::Network::hashed(network.architecture(), size.into(), tokens)?;
         let card = ssamba_onnx::card(&model, "bench", "")?;
         let options = ssamba_onnx::Options {
             pair_fusion: !args.no_pair_fusion,
-            precision: match precision {
-                Precision::Fp32 => ssamba_onnx::Precision::F32,
-                Precision::Fp16 => ssamba_onnx::Precision::F16,
-            },
+            attention: network.attention(),
+            precision: precision.into(),
             ..Default::default()
         };
         std::fs::write(&path, ssamba_onnx::export(&model, &card, &options)?)?;
@@ -218,9 +293,18 @@ fn measure(
             point.median_ms = times.get(times.len() / 2).copied();
             point.peak_mib = peak;
         }
-        Err(error) => point.failed = Some(format!("{error:#}")),
+        Err(error) => point.failed = Some(reason(&error)),
     }
     point
+}
+
+/// Why there are no figures; where memory ran out does not matter.
+fn reason(error: &anyhow::Error) -> String {
+    let chain = format!("{error:#}");
+    match chain.rfind(OUT_OF_MEMORY) {
+        Some(start) => chain[start..].into(),
+        None => chain,
+    }
 }
 
 fn open(args: &Args, path: &Path) -> Result<OrtSession> {

@@ -2,7 +2,6 @@
 
 mod chart;
 mod efficiency;
-mod networks;
 
 use anyhow::Result;
 
