@@ -89,10 +89,7 @@ fn ssamba(
     let precision = options.precision;
     let encoder =
         Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
-    let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
-    if precision != Precision::F32 {
-        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
-    }
+    let tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
     let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
     if precision != Precision::F32 {
         rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));

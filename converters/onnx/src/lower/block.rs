@@ -191,8 +191,6 @@ pub(crate) fn norm(
     let weight = weights.map(|weights| vector(&weights.weight)).transpose()?;
     let bias = match weights.and_then(|weights| weights.bias.as_ref()) {
         Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
-        // ONNX Runtime adds a residual inside the norm that follows, on a GPU, if that has a bias.
-        None if kind == NormKind::Layer && precision == Precision::F16 => Some(vec![0.0; d_model]),
         _ => None,
     };
     Ok(g.scope(name, |g| match kind {

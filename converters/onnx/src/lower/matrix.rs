@@ -43,6 +43,11 @@ impl Matrix {
         }
     }
 
+    /// Nothing but zeros.
+    pub(crate) fn zeros(rows: usize, columns: usize) -> Self {
+        Self { rows, columns, data: vec![0.0; rows * columns] }
+    }
+
     /// `row`, and as many rows of zeros as make `rows`.
     pub(crate) fn row_of(row: &[f64], rows: usize) -> Self {
         let mut data = row.to_vec();

@@ -258,21 +258,29 @@ fn project_all(
         .iter()
         .map(|stream| Matrix::transposed(&stream.dt_proj))
         .collect::<Result<Vec<_>>>()?;
-    let kinds = [(0, dt_rank), (dt_rank, d_state), (dt_rank + d_state, d_state)];
-    let kinds_of_all = kinds.map(|(start, count)| {
+    let part = |start, count| {
         let parts: Vec<Matrix> = x_proj.iter().map(|matrix| matrix.columns(start, count)).collect();
         Matrix::diagonal(&parts)
-    });
-    let x_proj = Matrix::beside(&kinds_of_all);
+    };
+    let all = Matrix::beside(&[
+        part(0, dt_rank),
+        part(dt_rank, d_state),
+        part(dt_rank + d_state, d_state),
+    ]);
+    // Rows of zeros for what is not `dt`: it is multiplied where it is, not cut out.
+    let (ranks, states) = (streams.len() * dt_rank, streams.len() * d_state);
     let dt_proj = Matrix::diagonal(&dt_proj);
-    let x_proj = g.numbers("x_proj.weight", &x_proj.shape(), &x_proj.data, encoder.precision);
+    let nothing = Matrix::zeros(2 * states, dt_proj.columns);
+    let dt_proj = Matrix::below(&[dt_proj, nothing]);
+    let x_proj = g.numbers("x_proj.weight", &all.shape(), &all.data, encoder.precision);
     let dt_proj = g.numbers("dt_proj.weight", &dt_proj.shape(), &dt_proj.data, encoder.precision);
     let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-    let widths = kinds.map(|(_, count)| streams.len() * count);
-    let [dt, b, c]: [Value; 3] = g
-        .split(&projected, 2, &widths)
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("a split in three has three outputs"))?;
-    let delta = g.scope("dt_proj", |g| g.matmul(&dt, &dt_proj));
+    let delta = g.scope("dt_proj", |g| g.matmul(&projected, &dt_proj));
+    let mut cut = |start: usize| {
+        let [start, end, axis] =
+            [start as i64, (start + states) as i64, 2].map(|value| g.integers(&[value]));
+        g.node("Slice", &[&projected, &start, &end, &axis], &[])
+    };
+    let (b, c) = (cut(ranks), cut(ranks + states));
     Ok([delta, b, c])
 }

@@ -4,15 +4,20 @@ use anyhow::Result;
 use ssamba_model_common::PatchEmbed;
 
 use super::matrix::vector;
-use crate::graph::{Attribute, GraphBuilder, Value};
+use crate::{
+    Precision,
+    graph::{Attribute, GraphBuilder, Value},
+};
 
-/// `fbank` `[batch, n_frames, n_mels]` to tokens `[batch, seq_len, d_model]`.
+/// `fbank` `[batch, n_frames, n_mels]` to tokens `[batch, seq_len, d_model]` of that precision; the
+/// convolution is in `f32`.
 ///
 /// The input stays time-first: the kernel is transposed instead. The class tokens enter as rows of
 /// zeros that the position table fills, so that no shape has to be computed at run time.
 pub(crate) fn patch_embed(
     g: &mut GraphBuilder,
     patch_embed: &PatchEmbed,
+    precision: Precision,
     fbank: &Value,
 ) -> Result<Value> {
     let weights = patch_embed.weights();
@@ -33,12 +38,17 @@ pub(crate) fn patch_embed(
         let bias = g.floats("bias", &[d_model], &bias);
         let strides = Attribute::Ints(vec![stride_t as i64, stride_f as i64]);
         let grid = g.node("Conv", &[&image, &kernel, &bias], &[("strides", strides)]);
+        let grid = match precision {
+            Precision::F32 => grid,
+            half => g.cast(&grid, half),
+        };
         // [batch, d_model, columns, rows] to frequency-major tokens.
         let grid = g.transpose(&grid, &[0, 3, 2, 1]);
         let tokens = g.reshape(&grid, &[0, patches as i64, d_model as i64]);
         let pads = g.integers(&[0, class_tokens as i64, 0, 0, 0, 0]);
         let tokens = g.node("Pad", &[&tokens, &pads], &[]);
-        let table = g.floats("positions", &[1, class_tokens + patches, d_model], &table);
+        let shape = [1, class_tokens + patches, d_model];
+        let table = g.numbers("positions", &shape, &table, precision);
         g.add(&tokens, &table)
     }))
 }

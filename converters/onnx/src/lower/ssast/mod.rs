@@ -29,10 +29,7 @@ pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> R
     let (form, precision) = (options.attention.unwrap_or_default(), options.precision);
     let weights = model.weights();
     let d_model = weights.config.d_model;
-    let mut tokens = patch_embed(g, model.patch_embed(), &Value::named(FBANK))?;
-    if precision != Precision::F32 {
-        tokens = g.scope("patch_embed", |g| g.cast(&tokens, precision));
-    }
+    let mut tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
     for (index, block) in weights.blocks.iter().enumerate() {
         tokens =
             g.scope(format!("block{index}"), |g| block::block(g, block, form, precision, &tokens))?;
