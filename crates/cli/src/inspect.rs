@@ -6,11 +6,18 @@ use std::{
 };
 
 use anyhow::Result;
+#[cfg(feature = "ort")]
+use anyhow::ensure;
 use serde_json::{Value, json};
 use ssamba_contract::Card;
 use ssamba_model::{Checkpoint, Weights, recipes_for};
 
 use crate::{Answer, convert::sha256_of, provider::is_checkpoint};
+#[cfg(feature = "ort")]
+use crate::{
+    placement,
+    provider::{Provider, RuntimeArgs},
+};
 
 /// Show what is in a checkpoint or an ONNX file.
 #[derive(clap::Args)]
@@ -20,9 +27,47 @@ pub struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    #[cfg(feature = "ort")]
+    #[command(flatten)]
+    placement: PlacementArgs,
+}
+
+/// Which provider runs which node.
+#[cfg(feature = "ort")]
+#[derive(clap::Args)]
+struct PlacementArgs {
+    /// Run an ONNX file on zeros, and show which provider ran which nodes for how long.
+    #[arg(long)]
+    placement: bool,
+    /// Runtime of --placement: cpu, cuda or tensorrt.
+    #[arg(long, value_enum, default_value = "cpu", requires = "placement")]
+    provider: Provider,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Runs of --placement: one that plans, and five that are timed.
+#[cfg(feature = "ort")]
+const RUNS: usize = 6;
+
+#[cfg(feature = "ort")]
+fn place(file: &Path, args: &PlacementArgs, json: bool) -> Result<Answer> {
+    args.runtime.check(&[args.provider])?;
+    let (session, placement) = placement::observe(args.provider, file, &args.runtime, RUNS)?;
+    placement::print(file, &session, &placement, json)?;
+    Ok(Answer::Yes)
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
+    #[cfg(feature = "ort")]
+    if args.placement.placement {
+        return place(&args.file, &args.placement, args.json);
+    }
+    #[cfg(feature = "ort")]
+    ensure!(
+        args.placement.runtime == RuntimeArgs::default(),
+        "options of a runtime take --placement"
+    );
     let (report, answer) = match is_checkpoint(&args.file)? {
         true => checkpoint(&args.file)?,
         false => (model(&args.file)?, Answer::Yes),
