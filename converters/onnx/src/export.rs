@@ -5,7 +5,7 @@ use onnx_protobuf::{GraphProto, ModelProto, StringStringEntryProto, ValueInfoPro
 use protobuf::Message;
 use ssamba_contract::{
     Card, Lowering,
-    io::{EMBEDDING, FBANK, FEATURES, LOGITS},
+    io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS},
 };
 use ssamba_model::{Head, Model, head::SECONDS};
 
@@ -117,7 +117,7 @@ pub fn export(model: &Model, card: &Card, options: &Options) -> Result<Vec<u8>> 
 }
 
 fn batch(options: &Options) -> Axis {
-    options.batch.map_or(Axis::Named("batch"), Axis::Fixed)
+    options.batch.map_or(Axis::Named(BATCH), Axis::Fixed)
 }
 
 /// Names the outputs and declares their shapes.

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::Result;
 use clap::ValueEnum;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use ssamba_contract::{Session, Tensor};
 use ssamba_ort::{OrtSession, Placement};
 
@@ -37,6 +38,17 @@ impl Required {
             Self::TensorRt => "tensorrt",
         }
     }
+}
+
+/// All nodes of one operator on one provider, in a mean run.
+#[derive(Serialize)]
+struct Row {
+    provider: String,
+    op: String,
+    nodes: usize,
+    /// More than nodes where they are in a loop.
+    executions: usize,
+    ms: f64,
 }
 
 /// How many nodes a sentence names.
@@ -91,9 +103,11 @@ pub fn beside_engines(placement: &Placement) -> String {
     let engines: usize = of(true).map(|op| op.nodes).sum();
     let rest: Vec<String> =
         of(false).map(|op| format!("{} {} on {}", op.nodes, op.op_type, op.provider)).collect();
+    let engines =
+        format!("tensorrt: {engines} {}", if engines == 1 { "engine" } else { "engines" });
     match rest.is_empty() {
-        true => format!("tensorrt: {engines} engines and nothing beside them"),
-        false => format!("tensorrt: {engines} engines, and beside them {}", rest.join(", ")),
+        true => format!("{engines} and nothing beside"),
+        false => format!("{engines}, and beside {}", rest.join(", ")),
     }
 }
 
@@ -105,17 +119,15 @@ pub fn print(
     as_json: bool,
 ) -> Result<()> {
     let runs = placement.runs().max(1) as f64;
-    let rows: Vec<Value> = placement
+    let rows: Vec<Row> = placement
         .ops()
         .into_iter()
-        .map(|op| {
-            json!({
-                "provider": op.provider,
-                "op": op.op_type,
-                "nodes": op.nodes,
-                "executions": op.executions / placement.runs().max(1),
-                "ms": (op.time.as_secs_f64() * 1e6 / runs).round() / 1e3,
-            })
+        .map(|op| Row {
+            provider: op.provider,
+            op: op.op_type,
+            nodes: op.nodes,
+            executions: op.executions / placement.runs().max(1),
+            ms: (op.time.as_secs_f64() * 1e6 / runs).round() / 1e3,
         })
         .collect();
     let mut stdout = io::stdout().lock();
@@ -130,21 +142,13 @@ pub fn print(
         });
         writeln!(stdout, "{report}")?;
     } else {
-        let width = |key: &str| {
-            let widths = rows.iter().filter_map(|row| row[key].as_str().map(str::len));
-            widths.max().unwrap_or_default().max(key.len())
-        };
-        let (provider, op) = (width("provider"), width("op"));
-        writeln!(stdout, "{:<provider$}  {:<op$}  nodes  executions  ms", "provider", "op")?;
+        let width = rows.iter().map(|row| row.op.len()).max().unwrap_or_default();
+        writeln!(stdout, "{:<8}  {:<width$}  nodes  executions        ms", "provider", "op")?;
         for row in &rows {
+            let Row { provider, op, nodes, executions, ms } = row;
             writeln!(
                 stdout,
-                "{:<provider$}  {:<op$}  {:>5}  {:>10}  {:.3}",
-                row["provider"].as_str().unwrap_or_default(),
-                row["op"].as_str().unwrap_or_default(),
-                row["nodes"],
-                row["executions"],
-                row["ms"].as_f64().unwrap_or_default(),
+                "{provider:<8}  {op:<width$}  {nodes:>5}  {executions:>10}  {ms:>8.3}"
             )?;
         }
     }
@@ -199,11 +203,11 @@ mod tests {
         let other = ("t", "SelectiveScan", "CUDAExecutionProvider");
         assert_eq!(
             beside_engines(&placement(&[engine, scan, other])),
-            "tensorrt: 1 engines, and beside them 2 SelectiveScan on cuda"
+            "tensorrt: 1 engine, and beside 2 SelectiveScan on cuda"
         );
         assert_eq!(
-            beside_engines(&placement(&[engine])),
-            "tensorrt: 1 engines and nothing beside them"
+            beside_engines(&placement(&[engine, ("f", "TRTKernel_graph_a_1_1", engine.2)])),
+            "tensorrt: 2 engines and nothing beside"
         );
     }
 }

@@ -5,9 +5,6 @@ use std::{fmt, str::FromStr};
 use anyhow::ensure;
 use ssamba_contract::{Card, Lowering, io::FBANK};
 
-/// Name of the axis that a file leaves open.
-const AXIS: &str = "batch";
-
 /// Clips that a run may take: engines are built for all of the range, and are fastest at `opt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batches {
@@ -84,13 +81,8 @@ impl fmt::Display for Batches {
 pub(super) enum Shapes {
     /// Nothing: every axis is fixed.
     AsFile,
-    /// The axis of that name is fixed, and with it the shapes of all nodes.
-    Fixed {
-        /// Its name.
-        axis: &'static str,
-        /// Its size.
-        batch: usize,
-    },
+    /// The batch is fixed to this, and with it the shapes of all nodes.
+    Fixed(usize),
     /// The provider is given the input's smallest, best and largest shape.
     Range {
         /// As in `fbank:1x98x128`.
@@ -117,7 +109,7 @@ impl Shapes {
         }
         let Batches { min, opt, max } = batches.unwrap_or_default();
         if min == max {
-            return Ok(Self::Fixed { axis: AXIS, batch: opt });
+            return Ok(Self::Fixed(opt));
         }
         ensure!(
             card.lowering == Lowering::Chunk,
@@ -175,11 +167,10 @@ mod tests {
 
     #[test]
     fn one_batch_fixes_the_axis_and_a_range_becomes_profiles() {
-        let fixed = |batch| Shapes::Fixed { axis: "batch", batch };
         for lowering in [Lowering::Function, Lowering::Chunk] {
             let card = card(lowering, None);
-            assert_eq!(Shapes::new(&card, None).unwrap(), fixed(1));
-            assert_eq!(Shapes::new(&card, "8".parse().ok()).unwrap(), fixed(8));
+            assert_eq!(Shapes::new(&card, None).unwrap(), Shapes::Fixed(1));
+            assert_eq!(Shapes::new(&card, "8".parse().ok()).unwrap(), Shapes::Fixed(8));
         }
         let range = "1,8,32".parse().ok();
         let [min, opt, max] = ["fbank:1x98x128", "fbank:8x98x128", "fbank:32x98x128"];

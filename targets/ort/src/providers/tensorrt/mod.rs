@@ -19,6 +19,7 @@ use ort::{
 };
 use ssamba_contract::{
     Card,
+    io::BATCH,
     op::{SELECTIVE_SCAN, SHORT_CONV},
 };
 
@@ -97,8 +98,8 @@ impl TensorRt {
             provider = provider.with_arbitrary_config(key, value);
         }
         let mut builder = builder;
-        if let Shapes::Fixed { axis, batch } = shapes {
-            builder = builder.with_dimension_override(axis, batch as i64).map_err(readable)?;
+        if let Shapes::Fixed(batch) = shapes {
+            builder = builder.with_dimension_override(BATCH, batch as i64).map_err(readable)?;
         }
         let providers = [provider.build().error_on_failure(), self.cuda.provider()?];
         builder.with_execution_providers(providers).map_err(readable)
