@@ -7,7 +7,7 @@ use onnx_protobuf::{
 use protobuf::Message;
 use ssamba_contract::{
     Card, Lowering,
-    io::{EMBEDDING, FBANK, FEATURES, LOGITS},
+    io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS},
 };
 use ssamba_model::{Head, Model, head::SECONDS};
 
@@ -143,7 +143,7 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
 }
 
 fn batch(options: &Options) -> Axis {
-    options.batch.map_or(Axis::Named("batch"), Axis::Fixed)
+    options.batch.map_or(Axis::Named(BATCH), Axis::Fixed)
 }
 
 /// Names the outputs and declares their shapes.

@@ -16,6 +16,11 @@ use crate::{
     convert::{Arch, sha256_of},
     provider::is_checkpoint,
 };
+#[cfg(feature = "ort")]
+use crate::{
+    placement,
+    provider::{Provider, RuntimeArgs},
+};
 
 /// Show what is in a checkpoint or an ONNX file.
 #[derive(clap::Args)]
@@ -28,9 +33,47 @@ pub struct Args {
     /// Network that a checkpoint holds [default: the one whose names it has].
     #[arg(long, value_enum)]
     arch: Option<Arch>,
+    #[cfg(feature = "ort")]
+    #[command(flatten)]
+    placement: PlacementArgs,
+}
+
+/// Which provider runs which node.
+#[cfg(feature = "ort")]
+#[derive(clap::Args)]
+struct PlacementArgs {
+    /// Run an ONNX file on zeros, and show which provider ran which nodes for how long.
+    #[arg(long)]
+    placement: bool,
+    /// Runtime of --placement: cpu, cuda or tensorrt.
+    #[arg(long, value_enum, default_value = "cpu", requires = "placement")]
+    provider: Provider,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Runs of --placement: one that plans, and five that are timed.
+#[cfg(feature = "ort")]
+const RUNS: usize = 6;
+
+#[cfg(feature = "ort")]
+fn place(file: &Path, args: &PlacementArgs, json: bool) -> Result<Answer> {
+    args.runtime.check(&[args.provider])?;
+    let (session, placement) = placement::observe(args.provider, file, &args.runtime, RUNS)?;
+    placement::print(file, &session, &placement, json)?;
+    Ok(Answer::Yes)
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
+    #[cfg(feature = "ort")]
+    if args.placement.placement {
+        return place(&args.file, &args.placement, args.json);
+    }
+    #[cfg(feature = "ort")]
+    ensure!(
+        args.placement.runtime == RuntimeArgs::default(),
+        "options of a runtime take --placement"
+    );
     let (report, answer) = match is_checkpoint(&args.file)? {
         true => checkpoint(&args.file, args.arch.map(Into::into))?,
         false => {

@@ -12,9 +12,13 @@ mod convert;
 mod demo;
 #[cfg(feature = "convert")]
 mod export;
+#[cfg(feature = "cuda")]
+mod gpu;
 #[cfg(feature = "convert")]
 mod inspect;
 mod listen;
+#[cfg(feature = "ort")]
+mod placement;
 mod provider;
 mod run;
 mod terminal;
@@ -55,7 +59,6 @@ enum Answer {
     /// Done, or yes.
     Yes,
     /// The check that was asked for did not hold.
-    #[cfg(feature = "convert")]
     No,
     /// Part of the work failed; the reasons are on stderr already.
     Failed,
@@ -64,7 +67,6 @@ enum Answer {
 fn main() -> ExitCode {
     match run(Args::parse().command) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
-        #[cfg(feature = "convert")]
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Failed) => ExitCode::from(2),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

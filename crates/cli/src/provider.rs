@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use ssamba_contract::Session;
 
+#[cfg(feature = "cuda")]
+use crate::gpu::{self, GpuArgs};
 use crate::terminal;
 
 /// A runtime, as asked for.
@@ -23,10 +25,13 @@ pub enum Provider {
     Cpu,
     /// ONNX Runtime on an NVIDIA GPU.
     Cuda,
+    /// ONNX Runtime on an NVIDIA GPU, with TensorRT engines; the scans stay on CUDA.
+    #[value(name = "tensorrt")]
+    TensorRt,
 }
 
 /// How to open a model.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeArgs {
     /// Threads for one clip; tract's matrix products stay on one [default: one per core that this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -34,9 +39,9 @@ pub struct RuntimeArgs {
     /// ONNX Runtime's shared library [default: ORT_DYLIB_PATH, beside this program, an installed Python package].
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,
-    /// GPU, by its number, of the provider `cuda` [default: 0].
-    #[arg(long, value_name = "N")]
-    pub device: Option<u32>,
+    #[cfg(feature = "cuda")]
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 impl RuntimeArgs {
@@ -44,21 +49,21 @@ impl RuntimeArgs {
     fn threads(&self) -> Option<usize> {
         self.threads.map(usize::from)
     }
+
+    /// # Errors
+    /// Names an option that none of `providers` has.
+    pub fn check(&self, providers: &[Provider]) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        self.gpu.check(providers)?;
+        let _ = providers;
+        Ok(())
+    }
 }
 
 impl Provider {
     /// Opens `model`; `auto` says what it chose.
     pub fn open(self, model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
-        ensure!(
-            !is_checkpoint(model)?,
-            "{}: a checkpoint, turn it into a model first: ssamba-edge export {} -o model.onnx",
-            model.display(),
-            model.display()
-        );
-        ensure!(
-            args.device.is_none() || self == Self::Cuda,
-            "--device names a GPU, which takes --provider cuda"
-        );
+        not_a_checkpoint(model)?;
         match self {
             Self::Auto => {
                 let chosen = if cfg!(feature = "tract") { Self::Tract } else { Self::Cpu };
@@ -67,8 +72,60 @@ impl Provider {
                 Ok(session)
             }
             Self::Tract => open_tract(model, args),
-            Self::Cpu => open_ort(model, args),
-            Self::Cuda => open_cuda(model, args),
+            Self::Cpu | Self::Cuda | Self::TensorRt => open_ort(self, model, args),
+        }
+    }
+
+    /// Opens `model` in ONNX Runtime; with `profile`, for its placement.
+    #[cfg(feature = "ort")]
+    pub fn open_ort(
+        self,
+        model: &Path,
+        args: &RuntimeArgs,
+        profile: bool,
+    ) -> Result<ssamba_ort::OrtSession> {
+        not_a_checkpoint(model)?;
+        let options = ssamba_ort::Options {
+            provider: self.of_ort(args, profile)?,
+            threads: args.threads(),
+            library: args.ort_lib.clone(),
+            profile,
+            ..Default::default()
+        };
+        let open = || ssamba_ort::OrtSession::open(model, &options);
+        #[cfg(feature = "cuda")]
+        if let ssamba_ort::Provider::TensorRt(tensorrt) = &options.provider {
+            // What is wrong with the file or the options is for the session to say.
+            return match tensorrt.engines(model, options.library.as_deref()) {
+                Ok(engines) => gpu::building(engines.as_ref(), open),
+                Err(_) => open(),
+            };
+        }
+        open()
+    }
+
+    /// The provider of ONNX Runtime, as asked for.
+    #[cfg(feature = "ort")]
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "of GPUs"))]
+    fn of_ort(self, args: &RuntimeArgs, profile: bool) -> Result<ssamba_ort::Provider> {
+        match self {
+            Self::Cpu => Ok(ssamba_ort::Provider::Cpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(ssamba_ort::Provider::Cuda(ssamba_ort::Cuda {
+                // The replay of a graph tells nothing of its nodes.
+                cuda_graph: args.gpu.cuda().cuda_graph && !profile,
+                ..args.gpu.cuda()
+            })),
+            #[cfg(feature = "cuda")]
+            Self::TensorRt => Ok(ssamba_ort::Provider::TensorRt(args.gpu.tensorrt())),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda | Self::TensorRt => {
+                anyhow::bail!("this build has no CUDA: build with `--features cuda`")
+            }
+            Self::Auto | Self::Tract => anyhow::bail!(
+                "which provider runs which node is for ONNX Runtime to say: --provider cpu, cuda \
+                 or tensorrt"
+            ),
         }
     }
 
@@ -107,8 +164,19 @@ impl Provider {
             Self::Tract => "tract",
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
         }
     }
+}
+
+fn not_a_checkpoint(model: &Path) -> Result<()> {
+    ensure!(
+        !is_checkpoint(model)?,
+        "{}: a checkpoint, turn it into a model first: ssamba-edge export {} -o model.onnx",
+        model.display(),
+        model.display()
+    );
+    Ok(())
 }
 
 /// Zip archives, pickles and safetensors are checkpoints.
@@ -131,37 +199,11 @@ fn open_tract(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
 }
 
 #[cfg(feature = "ort")]
-fn open_ort(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
-    open_on(ssamba_ort::Provider::Cpu, model, args)
-}
-
-#[cfg(feature = "cuda")]
-fn open_cuda(model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
-    let gpu = ssamba_ort::Cuda { device: args.device.unwrap_or_default(), ..Default::default() };
-    open_on(ssamba_ort::Provider::Cuda(gpu), model, args)
-}
-
-#[cfg(feature = "ort")]
-fn open_on(
-    provider: ssamba_ort::Provider,
-    model: &Path,
-    args: &RuntimeArgs,
-) -> Result<Box<dyn Session>> {
-    let options = ssamba_ort::Options {
-        provider,
-        threads: args.threads(),
-        library: args.ort_lib.clone(),
-        ..Default::default()
-    };
-    Ok(Box::new(ssamba_ort::OrtSession::open(model, &options)?))
+fn open_ort(provider: Provider, model: &Path, args: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    Ok(Box::new(provider.open_ort(model, args, false)?))
 }
 
 #[cfg(not(feature = "ort"))]
-fn open_ort(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
+fn open_ort(_: Provider, _: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
     anyhow::bail!("this build has no ONNX Runtime: build with `--features ort`")
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_cuda(_: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
-    anyhow::bail!("this build has no CUDA: build with `--features cuda`")
 }

@@ -13,6 +13,8 @@ use ssamba_contract::{
 };
 use ssamba_features::Extractor;
 
+#[cfg(feature = "ort")]
+use crate::placement::{self, Required};
 use crate::{
     Answer, audio,
     listen::{Clip, Heard, Score, hear, prepare, top},
@@ -43,6 +45,11 @@ pub struct Args {
     /// Print the embedding as well (`export --embedding` puts it into the file).
     #[arg(long)]
     embedding: bool,
+    /// Run only if every node runs on this provider, those that compute shapes aside; the answer is
+    /// no otherwise.
+    #[cfg(feature = "ort")]
+    #[arg(long, value_enum, value_name = "PROVIDER")]
+    require: Option<Required>,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -63,7 +70,8 @@ struct Line<'a> {
 
 pub fn run(args: &Args) -> Result<Answer> {
     let files = audio::collect(&args.audio)?;
-    let mut session = args.provider.open(&args.model, &args.runtime)?;
+    args.runtime.check(&[args.provider])?;
+    let Some(mut session) = open(args)? else { return Ok(Answer::No) };
     let mut extractor = Extractor::new(&session.card().front_end)?;
     // The first run of a shape plans it; what is timed below is the network.
     let front_end = &session.card().front_end;
@@ -85,6 +93,31 @@ pub fn run(args: &Args) -> Result<Answer> {
         print(args, session.as_ref(), file, &clip, &heard)?;
     }
     Ok(if failed { Answer::Failed } else { Answer::Yes })
+}
+
+/// The session, unless a node runs elsewhere than is required.
+#[cfg(feature = "ort")]
+fn open(args: &Args) -> Result<Option<Box<dyn Session>>> {
+    let (model, runtime) = (&args.model, &args.runtime);
+    let tensorrt = args.provider == Provider::TensorRt;
+    if args.require.is_none() && !tensorrt {
+        return args.provider.open(model, runtime).map(Some);
+    }
+    let (session, placement) = placement::observe(args.provider, model, runtime, 1)?;
+    if tensorrt {
+        terminal::note(placement::beside_engines(&placement));
+    }
+    let breach = args.require.and_then(|required| placement::breach(&placement, required));
+    if let Some(breach) = breach {
+        terminal::note(format!("{}: {breach}", model.display()));
+        return Ok(None);
+    }
+    Ok(Some(Box::new(session)))
+}
+
+#[cfg(not(feature = "ort"))]
+fn open(args: &Args) -> Result<Option<Box<dyn Session>>> {
+    args.provider.open(&args.model, &args.runtime).map(Some)
 }
 
 fn print(

@@ -24,6 +24,16 @@ pub fn error(error: &anyhow::Error) {
     write(format_args!("error: {}", lines.join(": ")));
 }
 
+/// A spinner while something takes its time; hidden by itself where stderr is no terminal.
+#[cfg(feature = "cuda")]
+pub fn waiting<T>(text: &'static str, task: impl FnOnce() -> T) -> T {
+    let progress = indicatif::ProgressBar::new_spinner().with_message(text);
+    progress.enable_steady_tick(std::time::Duration::from_millis(100));
+    let outcome = task();
+    progress.finish_and_clear();
+    outcome
+}
+
 /// Nobody may be reading any more: that is no reason to stop.
 fn write(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");

@@ -96,6 +96,7 @@ pub fn open(
     wanted: &[Provider],
     args: &RuntimeArgs,
 ) -> Result<(Sessions, Vec<String>)> {
+    args.check(wanted)?;
     let mut sessions = Sessions::new();
     let mut missing = Vec::new();
     if wanted.is_empty() {

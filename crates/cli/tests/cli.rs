@@ -349,6 +349,78 @@ fn bench_measures_every_network_and_writes_it_down() {
 }
 
 #[test]
+fn placement_lists_nodes_by_operator_and_provider() {
+    let folder = workshop();
+    let arguments = ["export", "kws12.pth", "--lowering", "chunk", "-o", "chunk.onnx"];
+    assert!(ssamba_edge(folder.path(), &arguments).status.success());
+    for (file, scans) in [("kws.onnx", 6), ("chunk.onnx", 0)] {
+        let arguments = ["inspect", file, "--placement", "--threads", "1", "--json"];
+        let output = ssamba_edge(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!((&report["provider"], &report["runs"]), (&"cpu".into(), &5.into()));
+        let ops = report["ops"].as_array().unwrap();
+        assert!(ops.iter().all(|op| op["provider"] == "cpu"));
+        let of = |name: &str| -> u64 {
+            let rows = ops.iter().filter(|op| op["op"] == name);
+            rows.map(|op| op["nodes"].as_u64().unwrap()).sum()
+        };
+        assert_eq!((of("SelectiveScan"), of("MatMul") > 0), (scans, true), "{file}");
+        let nodes: u64 = ops.iter().map(|op| op["nodes"].as_u64().unwrap()).sum();
+        assert_eq!(report["nodes"], nodes);
+        for op in ops {
+            assert_eq!(op["nodes"], op["executions"], "no loop: each once a run");
+        }
+        let times: Vec<f64> = ops.iter().map(|op| op["ms"].as_f64().unwrap()).collect();
+        assert!(times.is_sorted_by(|left, right| left >= right) && times[0] > 0.0, "{times:?}");
+        assert!(!stderr(&output).contains("launches"), "{}", stderr(&output));
+    }
+    let output = ssamba_edge(folder.path(), &["inspect", "kws.onnx", "--placement"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("provider  op "), "{}", stdout(&output));
+    assert!(stdout(&output).contains("cpu       SelectiveScan "), "{}", stdout(&output));
+}
+
+#[test]
+fn a_contract_on_placement_holds_or_the_answer_is_no() {
+    let folder = workshop();
+    let run = |required: &str| {
+        let arguments = ["run", "kws.onnx", "yes.wav", "--provider", "cpu", "--require", required];
+        ssamba_edge(folder.path(), &arguments)
+    };
+    let held = run("cpu");
+    assert_eq!(held.status.code(), Some(0), "{}", stderr(&held));
+    assert!(stdout(&held).starts_with("yes.wav: yes 0."), "{}", stdout(&held));
+    for required in ["cuda", "tensorrt"] {
+        let broken = run(required);
+        let message = stderr(&broken);
+        assert_eq!((broken.status.code(), stdout(&broken).as_str()), (Some(1), ""), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        for part in ["kws.onnx: ", &format!("nodes did not run on {required}: "), " on cpu and "] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_gpu_provider_runs_or_names_the_library_that_is_missing() {
+    let folder = workshop();
+    for provider in ["cuda", "tensorrt"] {
+        let arguments = ["run", "kws.onnx", "yes.wav", "--provider", provider];
+        let output = ssamba_edge(folder.path(), &arguments);
+        let message = stderr(&output);
+        match output.status.code() {
+            Some(0) => assert!(stdout(&output).starts_with("yes.wav: yes 0."), "{message}"),
+            code => {
+                assert_eq!((code, stdout(&output).as_str()), (Some(2), ""), "{message}");
+                assert_eq!(message.lines().count(), 1, "{message}");
+                assert!(message.contains("` is missing, which "), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
 fn demo_hears_its_clips() {
     let folder = tempfile::tempdir().unwrap();
     let output = ssamba_edge(folder.path(), &["demo", "-o", "kept"]);
@@ -402,6 +474,9 @@ fn wrong_input_gets_one_clear_sentence() {
     let hear = |model, clip| vec!["run", model, clip];
     let export = |checkpoint| vec!["export", checkpoint, "-o", "out.onnx"];
     let with_recipe = |recipe| vec!["export", "bare.pth", "-o", "out.onnx", "--recipe", recipe];
+    let on = |provider: &'static str, rest: &[&'static str]| {
+        [&["run", "kws.onnx", "yes.wav", "--provider", provider], rest].concat()
+    };
     let missing_library = ["run", "kws.onnx", "yes.wav", "--provider", "cpu", "--ort-lib", "no.so"];
     let cases = [
         (hear("kws.onnx", "none.wav"), "none.wav", "no file"),
@@ -437,6 +512,22 @@ fn wrong_input_gets_one_clear_sentence() {
             "export it with --embedding",
         ),
         (missing_library.to_vec(), "no.so", "no ONNX Runtime library"),
+        (on("auto", &["--device", "1"]), "--device", "--provider cuda or tensorrt"),
+        (on("cpu", &["--gpu-memory", "512"]), "--gpu-memory", "--provider cuda or tensorrt"),
+        (on("tract", &["--gpu-arena", "as-requested"]), "--gpu-arena", "cuda or tensorrt"),
+        (on("tensorrt", &["--cuda-graph"]), "--cuda-graph", "--provider cuda"),
+        (on("cuda", &["--fp16"]), "--fp16", "--provider tensorrt"),
+        (on("cuda", &["--engine-cache", "."]), "--engine-cache", "--provider tensorrt"),
+        (on("cpu", &["--batch-profile", "1,8,32"]), "--batch-profile", "--provider tensorrt"),
+        (on("cuda", &["--build-log"]), "--build-log", "--provider tensorrt"),
+        (on("tract", &["--require", "cpu"]), "--provider cpu, cuda or tensorrt", "ONNX Runtime"),
+        (
+            on("tensorrt", &["--batch-profile", "1,8,32"]),
+            "kws.onnx",
+            "a range of batches takes a file in plain operators",
+        ),
+        (vec!["inspect", "kws.onnx", "--threads", "1"], "--placement", "options of a runtime"),
+        (vec!["inspect", "kws12.pth", "--placement"], "kws12.pth", "ssamba-edge export"),
     ];
     for (arguments, file, needle) in cases {
         let output = ssamba_edge(folder.path(), &arguments);

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Input: normalised log-mel filter banks, `[batch, n_frames, n_mels]`.
 pub const FBANK: &str = "fbank";
+/// The axis that files leave open: the clips of a run.
+pub const BATCH: &str = "batch";
 /// Output: scores before sigmoid or softmax, `[batch, n_classes]` (`[batch, 60, n_classes]` for the
 /// per-second head).
 pub const LOGITS: &str = "logits";

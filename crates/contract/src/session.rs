@@ -25,7 +25,7 @@ impl Outputs {
 
 /// An exported model, loaded and ready.
 pub trait Session {
-    /// Who computes: `tract`, `cpu` (ONNX Runtime), `candle`.
+    /// Who computes: `tract`, `candle`, or with ONNX Runtime `cpu`, `cuda`, `tensorrt`.
     fn provider(&self) -> &str;
 
     /// What the model says of itself.

@@ -15,6 +15,8 @@ mod cpu;
 mod cuda;
 pub mod library;
 mod message;
+mod missing;
+mod placement;
 mod providers;
 mod selective_scan;
 mod session;
@@ -22,7 +24,9 @@ mod short_conv;
 
 pub use library::Library;
 pub use message::OUT_OF_MEMORY;
+pub use missing::MissingLibrary;
+pub use placement::{PlacedNode, PlacedOp, Placement};
 pub use providers::Provider;
 #[cfg(feature = "cuda")]
-pub use providers::{Arena, Cuda, Gpu};
+pub use providers::{Arena, Batches, BatchesError, Cuda, Engines, Gpu, TensorRt};
 pub use session::{Options, OrtSession};

@@ -3,14 +3,21 @@
 use anyhow::anyhow;
 use ort::ErrorCode;
 
+use crate::MissingLibrary;
+
 /// What an error says, among others, when there was too little memory, on the CPU or a device.
 pub const OUT_OF_MEMORY: &str = "out of memory";
 
-/// An error of `ort` whose message is one line, without the places in ONNX Runtime's source.
+/// An error of `ort` whose message is one line, without the places in ONNX Runtime's source; a
+/// library that it did not find is a [`MissingLibrary`].
 pub(crate) fn readable<R>(error: ort::Error<R>) -> anyhow::Error {
-    match error.code() {
-        ErrorCode::InvalidProtobuf => anyhow!("it is not an ONNX model"),
-        _ => anyhow!("{}", shorten(&error.to_string())),
+    if matches!(error.code(), ErrorCode::InvalidProtobuf) {
+        return anyhow!("it is not an ONNX model");
+    }
+    let line = shorten(&error.to_string());
+    match missing_library(&line) {
+        Some(missing) => missing.into(),
+        None => anyhow!("{line}"),
     }
 }
 
@@ -30,9 +37,6 @@ fn shorten(message: &str) -> String {
         Some(coded) => coded.splitn(3, " : ").nth(2).unwrap_or(coded),
         None => line,
     };
-    if let Some((library, missing)) = missing_library(line) {
-        return format!("`{missing}` is missing, which `{library}` needs");
-    }
     let failed = line
         .strip_prefix("Non-zero status code returned while running ")
         .and_then(|line| line.split_once(" node. Name:'"))
@@ -60,12 +64,11 @@ fn out_of_memory(line: &str) -> Option<String> {
         .then(|| OUT_OF_MEMORY.into())
 }
 
-/// The library that does not load, and the one that it needs and that the loader did not find.
-fn missing_library(line: &str) -> Option<(&str, &str)> {
+/// The library that the loader did not find when it opened one of ONNX Runtime's.
+fn missing_library(line: &str) -> Option<MissingLibrary> {
     let (library, reason) =
         line.strip_prefix("Failed to load library ")?.split_once(" with error: ")?;
-    let (missing, _) = reason.split_once(": cannot open shared object file: No such file")?;
-    Some((library, missing))
+    MissingLibrary::from_loader(reason, &format!("`{library}`"))
 }
 
 /// The range of `/a/path.cc:123 type function(arguments) const `, when something follows it.
@@ -94,7 +97,7 @@ fn place(line: &str) -> Option<std::ops::Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::shorten;
+    use super::*;
 
     #[test]
     fn a_failed_check_keeps_its_sentence_alone() {
@@ -115,16 +118,25 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_missing_is_named_before_the_one_that_needs_it() {
-        let message = "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/libprovider.so with \
-                       error: libcublasLt.so.13: cannot open shared object file: No such file or \
-                       directory";
-        assert_eq!(
-            shorten(message),
-            "`libcublasLt.so.13` is missing, which `/a/libprovider.so` needs"
-        );
-        let other = "Failed to load library /a/libprovider.so with error: it is too short";
-        assert_eq!(shorten(&format!("[ONNXRuntimeError] : 1 : FAIL : {other}")), other);
+    fn a_library_that_is_missing_is_a_typed_error() {
+        let failed = |reason: &str| {
+            let line = format!(
+                "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /a/libprovider.so with \
+                 error: {reason}"
+            );
+            readable(ort::Error::new(line))
+        };
+        for library in ["libcublasLt.so.13", "libnvinfer.so.10"] {
+            let reason =
+                format!("{library}: cannot open shared object file: No such file or directory");
+            let error = failed(&reason).context("cannot open `a.onnx`");
+            let expected = MissingLibrary::new(library, "`/a/libprovider.so`");
+            assert_eq!(error.downcast_ref::<MissingLibrary>(), Some(&expected));
+        }
+        let other = failed("it is too short");
+        assert!(other.downcast_ref::<MissingLibrary>().is_none());
+        let line = "Failed to load library /a/libprovider.so with error: it is too short";
+        assert_eq!(other.to_string(), line);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -13,14 +13,18 @@ use anyhow::{Context, Result, bail};
 use ort::{
     environment::Environment,
     inputs,
-    session::{Session as Graph, builder::GraphOptimizationLevel},
+    session::{
+        Session as Graph,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::{TensorElementType, TensorRef, ValueType},
 };
 use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
+use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{Bound, Device};
-use crate::{Library, Provider, library, message::readable};
+use crate::{Library, Placement, Provider, library, message::readable};
 
 /// How to open a file.
 #[derive(Clone, Debug)]
@@ -34,11 +38,19 @@ pub struct Options {
     /// Whether our kernel runs the `SelectiveScan` nodes. Without it ONNX Runtime expands the
     /// function body that the file carries: slow, and there to be compared with.
     pub use_op: bool,
+    /// Whether ONNX Runtime notes which provider runs each node, for [`OrtSession::placement`].
+    pub profile: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { provider: Provider::default(), threads: None, library: None, use_op: true }
+        Self {
+            provider: Provider::default(),
+            threads: None,
+            library: None,
+            use_op: true,
+            profile: false,
+        }
     }
 }
 
@@ -46,6 +58,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct OrtSession {
     graph: Graph,
+    /// Where the profile is written, until it is read; it goes after the graph, which writes there.
+    profile: Option<TempDir>,
     card: Card,
     library: Library,
     provider: Provider,
@@ -63,10 +77,18 @@ impl OrtSession {
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let (library, environment) = library::runtime(options.library.as_deref())?;
+        let profile = match options.profile {
+            true => Some(tempfile::tempdir().context("no room for a profile")?),
+            false => None,
+        };
         let open = || -> Result<(Graph, Card)> {
             // For the system's own words where it cannot be read.
             File::open(path)?;
-            let graph = graph(path, options, &library, &environment)?;
+            let mut builder = builder(path, options, &library, &environment)?;
+            if let Some(folder) = &profile {
+                builder = builder.with_profiling(folder.path().join("run")).map_err(readable)?;
+            }
+            let graph = commit(builder, path)?;
             let card = card(&graph)?;
             check_graph(&graph, &card)?;
             Ok((graph, card))
@@ -75,6 +97,7 @@ impl OrtSession {
             open().with_context(|| format!("cannot open `{}` in ONNX Runtime", path.display()))?;
         Ok(Self {
             graph,
+            profile,
             card,
             library,
             provider: options.provider.clone(),
@@ -86,6 +109,24 @@ impl OrtSession {
     /// The ONNX Runtime that runs this session.
     pub fn library(&self) -> &Library {
         &self.library
+    }
+
+    /// Which provider ran each node in the runs since the file was opened. It ends the notes, so that
+    /// later runs are not slowed down by them.
+    ///
+    /// # Errors
+    /// When the file was not opened with [`Options::profile`], or this was called before.
+    pub fn placement(&mut self) -> Result<Placement> {
+        let provider = self.provider.name();
+        let folder = self.profile.take();
+        let folder = folder.with_context(|| format!("{provider}: no profile is being written"))?;
+        let mut read = || -> Result<Placement> {
+            let path = self.graph.end_profiling().map_err(readable)?;
+            Placement::parse(&fs::read_to_string(path)?)
+        };
+        let placement = read().with_context(|| format!("{provider}: no placement"));
+        drop(folder);
+        placement
     }
 }
 
@@ -137,6 +178,7 @@ impl OrtSession {
         let provider = self.provider.name();
         self.card.check_input(fbank).context(provider)?;
         let Some(cuda) = self.provider.device() else { bail!("{provider}: not on a GPU") };
+        self.provider.check_batch(&self.card, fbank.shape()[0]).context(provider)?;
         match &self.bound {
             Some(bound) if bound.shape() == fbank.shape() => {}
             Some(bound) if cuda.cuda_graph => bail!(
@@ -180,12 +222,12 @@ impl OrtSession {
 /// process, and two sessions that do so at the same time fail.
 static OPENING: Mutex<()> = Mutex::new(());
 
-fn graph(
+fn builder(
     path: &Path,
     options: &Options,
     library: &Library,
     environment: &Environment,
-) -> Result<Graph> {
+) -> Result<SessionBuilder> {
     let threads = match options.threads {
         Some(0) => bail!("0 threads asked for, expected at least 1"),
         Some(threads) => threads,
@@ -199,7 +241,7 @@ fn graph(
         .map_err(readable)?;
     let provider = &options.provider;
     builder = provider
-        .register(builder)
+        .register(builder, path, library, || card_of(path, environment))
         .with_context(|| format!("cannot use provider `{}` of {library}", provider.name()))?;
     if provider.on_gpu() {
         // A plan made in the first run would come on top of what that run took.
@@ -209,8 +251,24 @@ fn graph(
         let domain = provider.operators()?;
         builder = builder.with_operators(domain).map_err(readable)?;
     }
+    Ok(builder)
+}
+
+fn commit(builder: SessionBuilder, path: &Path) -> Result<Graph> {
+    let mut builder = builder;
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     builder.commit_from_file(path).map_err(readable)
+}
+
+/// The card of a file that cannot be opened on its provider before its card is known.
+pub(crate) fn card_of(path: &Path, environment: &Environment) -> Result<Card> {
+    let builder = Graph::builder(environment)
+        .map_err(readable)?
+        .with_optimization_level(GraphOptimizationLevel::Disable)
+        .map_err(readable)?
+        .with_operators(Provider::Cpu.operators()?)
+        .map_err(readable)?;
+    card(&commit(builder, path)?)
 }
 
 fn card(graph: &Graph) -> Result<Card> {

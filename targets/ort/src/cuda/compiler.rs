@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use cudarc::nvrtc::{result, sys};
 use ssamba_scan::cuda::{OPTIONS, SOURCE};
 
+use crate::MissingLibrary;
+
 /// The image of our kernels for an architecture such as `sm_90`.
 ///
 /// # Errors
@@ -15,11 +17,12 @@ pub(super) fn compile(architecture: &str) -> Result<Vec<u8>> {
     // trusts.
     #[expect(unsafe_code, reason = "it is opened to see whether it is there")]
     if !unsafe { sys::is_culib_present() } {
-        bail!(
-            "the library of NVIDIA's run-time compiler is missing ({LIBRARY}), which compiles our \
-             kernels once for each kind of device: it comes with the CUDA toolkit, and with \
-             `python3 -m pip install nvidia-cuda-nvrtc`"
-        );
+        let needed_by = "the first use of a kind of GPU";
+        return Err(MissingLibrary {
+            get: "it comes with the CUDA toolkit, and with `python3 -m pip install nvidia-cuda-nvrtc`",
+            ..MissingLibrary::new(LIBRARY, needed_by)
+        }
+        .into());
     }
     let program = Program::new(SOURCE)?;
     program

@@ -6,16 +6,16 @@
 mod bound;
 mod compiler;
 mod operands;
-mod store;
+pub(crate) mod store;
 
 use std::{
     collections::BTreeMap,
     ffi::c_void,
-    ptr,
+    fs, ptr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cudarc::{
     driver::{
         CudaContext, CudaFunction, DriverError, result,
@@ -34,12 +34,15 @@ use ssamba_scan::cuda::{KERNELS, Launch, Limits};
 pub(crate) use bound::Bound;
 pub(crate) use operands::Operands;
 
+use crate::MissingLibrary;
+
 /// A device that holds our kernels, in the context that ONNX Runtime uses, the device's primary one.
 #[derive(Debug)]
 pub(crate) struct Device {
     context: Arc<CudaContext>,
     kernels: Vec<CudaFunction>,
     limits: Limits,
+    architecture: String,
 }
 
 /// By their numbers.
@@ -65,7 +68,7 @@ impl Device {
         // driver trusts.
         #[expect(unsafe_code, reason = "it is opened to see whether it is there")]
         if !unsafe { sys::is_culib_present() } {
-            bail!("the library of NVIDIA's driver is missing ({DRIVER})");
+            return Err(MissingLibrary::new(DRIVER, "CUDA").into());
         }
         let context = CudaContext::new(number as usize).map_err(readable)?;
         let (major, minor) = context.compute_capability().map_err(readable)?;
@@ -92,7 +95,13 @@ impl Device {
             kernel.set_attribute(attribute, most).map_err(readable)?;
             Ok(kernel)
         };
-        Ok(Self { kernels: KERNELS.iter().map(kernel).collect::<Result<_>>()?, context, limits })
+        let kernels = KERNELS.iter().map(kernel).collect::<Result<_>>()?;
+        Ok(Self { kernels, context, limits, architecture })
+    }
+
+    /// Its compute capability, such as `sm_90`.
+    pub(crate) fn architecture(&self) -> &str {
+        &self.architecture
     }
 
     /// What a launch can be made of.
@@ -168,6 +177,16 @@ impl Device {
     pub(crate) fn name(&self) -> Result<String> {
         self.context.name().map_err(readable)
     }
+}
+
+/// The version of NVIDIA's driver: of the CUDA that it speaks, and on Linux of its kernel module.
+pub(crate) fn driver() -> Result<String> {
+    let mut speaks = 0;
+    // SAFETY: the driver writes one number.
+    #[expect(unsafe_code, reason = "a C interface")]
+    unsafe { sys::cuDriverGetVersion(&mut speaks) }.result().map_err(readable)?;
+    let module = fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default();
+    Ok(format!("{speaks} {}", module.trim()))
 }
 
 /// The stream that the nodes of a session run on.

@@ -40,7 +40,7 @@ pub(super) fn module<M>(
 }
 
 /// Where compiled kernels are kept, unless the system names no such place.
-pub(super) fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = if cfg!(windows) {
         absolute("LOCALAPPDATA")
@@ -51,14 +51,22 @@ pub(super) fn folder() -> Option<PathBuf> {
 }
 
 fn name(architecture: &str) -> String {
-    let mut source = Sha256::new();
-    for part in [SOURCE].iter().chain(&OPTIONS) {
-        source.update(part);
-        source.update([0]);
+    format!("kernels-{architecture}-{}.cubin", kernels())
+}
+
+/// What our kernels are compiled from, as a digest.
+pub(crate) fn kernels() -> String {
+    digest([SOURCE].iter().chain(&OPTIONS).copied())
+}
+
+/// Parts of a key, as 32 hexadecimal digits.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part);
+        digest.update([0]);
     }
-    let digest: String =
-        source.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("kernels-{architecture}-{digest}.cubin")
+    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {

@@ -2,11 +2,14 @@
 
 use anyhow::{Result, bail};
 use ort::{
-    ep::{self, ArenaExtendStrategy, ExecutionProvider, cuda::ConvAlgorithmSearch},
+    ep::{
+        self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch,
+        cuda::ConvAlgorithmSearch,
+    },
     session::builder::SessionBuilder,
 };
 
-use crate::{cuda::Device, message::readable};
+use crate::{MissingLibrary, cuda::Device, message::readable};
 
 /// An NVIDIA GPU.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +57,16 @@ pub enum Arena {
 
 impl Cuda {
     pub(super) fn register(&self, builder: SessionBuilder) -> Result<SessionBuilder> {
+        builder.with_execution_providers([self.provider()?]).map_err(readable)
+    }
+
+    /// The provider, which fails where it cannot run.
+    ///
+    /// # Errors
+    /// When the library in use does not have it.
+    pub(super) fn provider(&self) -> Result<ExecutionProviderDispatch> {
         if !ep::CUDA::is_available().map_err(readable)? {
-            bail!("it is not in this library: python3 -m pip install onnxruntime-gpu");
+            return Err(MissingLibrary::new(PROVIDER, "provider `cuda`").into());
         }
         let Ok(device) = i32::try_from(self.device) else {
             bail!("no device has the number {}", self.device);
@@ -74,6 +85,13 @@ impl Cuda {
         if let Some(limit) = self.memory_limit {
             provider = provider.with_memory_limit(limit);
         }
-        builder.with_execution_providers([provider.build().error_on_failure()]).map_err(readable)
+        Ok(provider.build().error_on_failure())
     }
 }
+
+/// The file of ONNX Runtime's provider, beside its library.
+const PROVIDER: &str = if cfg!(windows) {
+    "onnxruntime_providers_cuda.dll"
+} else {
+    "libonnxruntime_providers_cuda.so"
+};

@@ -6,15 +6,21 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod tensorrt;
+
+use std::path::Path;
 
 use anyhow::Result;
 use ort::{operator::OperatorDomain, session::builder::SessionBuilder};
-use ssamba_contract::op::DOMAIN;
+use ssamba_contract::{Card, op::DOMAIN};
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Arena, Cuda, Gpu};
+#[cfg(feature = "cuda")]
+pub use tensorrt::{Batches, BatchesError, Engines, TensorRt};
 
-use crate::{message::readable, selective_scan, short_conv};
+use crate::{Library, message::readable, selective_scan, short_conv};
 
 /// What a session runs on.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +32,9 @@ pub enum Provider {
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda(Cuda),
+    /// An NVIDIA GPU, with TensorRT for what it has operators for.
+    #[cfg(feature = "cuda")]
+    TensorRt(TensorRt),
 }
 
 impl Provider {
@@ -35,6 +44,8 @@ impl Provider {
             Self::Cpu => "cpu",
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => "cuda",
+            #[cfg(feature = "cuda")]
+            Self::TensorRt(_) => "tensorrt",
         }
     }
 
@@ -48,18 +59,40 @@ impl Provider {
         match self {
             Self::Cpu => None,
             Self::Cuda(cuda) => Some(cuda),
+            Self::TensorRt(tensorrt) => Some(&tensorrt.cuda),
         }
     }
 
-    /// Adds it to a session.
+    /// Adds it to a session, which is to open `model`; `card` reads the file's card.
     ///
     /// # Errors
     /// When the library in use does not have it, or cannot load what it needs, which is named.
-    pub(crate) fn register(&self, builder: SessionBuilder) -> Result<SessionBuilder> {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for TensorRT"))]
+    pub(crate) fn register(
+        &self,
+        builder: SessionBuilder,
+        model: &Path,
+        library: &Library,
+        card: impl FnOnce() -> Result<Card>,
+    ) -> Result<SessionBuilder> {
         match self {
             Self::Cpu => Ok(builder),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.register(builder),
+            #[cfg(feature = "cuda")]
+            Self::TensorRt(tensorrt) => tensorrt.register(builder, model, library, card),
+        }
+    }
+
+    /// Whether it runs a batch of this size of a file of this card.
+    ///
+    /// # Errors
+    /// When it was opened for others.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn check_batch(&self, card: &Card, batch: usize) -> Result<()> {
+        match self {
+            Self::TensorRt(tensorrt) => tensorrt.check_batch(card, batch),
+            _ => Ok(()),
         }
     }
 
@@ -73,7 +106,7 @@ impl Provider {
         match self {
             Self::Cpu => selective_scan::on_cpu(domain).and_then(short_conv::on_cpu),
             #[cfg(feature = "cuda")]
-            Self::Cuda(cuda) => {
+            Self::Cuda(cuda) | Self::TensorRt(TensorRt { cuda, .. }) => {
                 let device = crate::cuda::Device::open(cuda.device)?;
                 selective_scan::on_cuda(domain, &device)
                     .and_then(|domain| short_conv::on_cuda(domain, &device))

@@ -8,6 +8,8 @@ mod selective_scan;
 mod session;
 mod short_conv;
 mod support;
+#[cfg(feature = "cuda")]
+mod tensorrt;
 
 /// Options for tests, which take ONNX Runtime from where the test runner says.
 fn options() -> ssamba_ort::Options {

@@ -110,6 +110,30 @@ fn a_card_that_contradicts_the_graph_is_an_error() {
 }
 
 #[test]
+fn the_profile_tells_who_ran_each_node() {
+    let options = Options { profile: true, ..options() };
+    let mut session = OrtSession::open(Files::new().model(&micro_model()), &options).unwrap();
+    let first = session.run(&micro_fbank(1)).unwrap();
+    for _ in 0..3 {
+        session.run(&micro_fbank(1)).unwrap();
+    }
+    let placement = session.placement().unwrap();
+    assert_eq!(placement.runs(), 3);
+    assert!(placement.ops().iter().any(|op| op.op_type == "SelectiveScan"));
+    for node in placement.nodes() {
+        assert!(node.provider == "cpu" && !node.name.is_empty(), "{node:?}");
+        assert_eq!(node.executions, 3, "{node:?}");
+    }
+    assert!(placement.elsewhere("cpu").is_empty());
+    assert!(placement.elsewhere("cuda").len() > 1);
+    // It can still run, and has no more to tell.
+    let again = session.run(&micro_fbank(1)).unwrap();
+    assert_eq!(again.get(LOGITS), first.get(LOGITS));
+    let message = message(session.placement());
+    assert!(message.contains("no profile is being written"), "{message}");
+}
+
+#[test]
 fn no_threads_is_an_error() {
     let path = Files::new();
     let options = Options { threads: Some(0), ..options() };
