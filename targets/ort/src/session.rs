@@ -9,6 +9,9 @@ use std::{
     thread,
 };
 
+#[cfg(feature = "cuda")]
+use std::sync::{RwLock, RwLockReadGuard};
+
 use anyhow::{Context, Result, bail};
 use ort::{
     environment::Environment,
@@ -65,6 +68,9 @@ pub struct OrtSession {
     provider: Provider,
     #[cfg(feature = "cuda")]
     bound: Option<Bound>,
+    /// Whether a CUDA graph is still to be captured, by the next run.
+    #[cfg(feature = "cuda")]
+    captures: bool,
 }
 
 impl OrtSession {
@@ -103,6 +109,8 @@ impl OrtSession {
             provider: options.provider.clone(),
             #[cfg(feature = "cuda")]
             bound: None,
+            #[cfg(feature = "cuda")]
+            captures: options.provider.device().is_some_and(|cuda| cuda.cuda_graph),
         })
     }
 
@@ -179,6 +187,7 @@ impl OrtSession {
         self.card.check_input(fbank).context(provider)?;
         let Some(cuda) = self.provider.device() else { bail!("{provider}: not on a GPU") };
         self.provider.check_batch(&self.card, fbank.shape()[0]).context(provider)?;
+        let _device = shared_device();
         match &self.bound {
             Some(bound) if bound.shape() == fbank.shape() => {}
             Some(bound) if cuda.cuda_graph => bail!(
@@ -204,7 +213,13 @@ impl OrtSession {
     pub fn run_written(&mut self) -> Result<()> {
         let provider = self.provider.name();
         let bound = self.bound.as_ref().with_context(|| format!("{provider}: no input yet"))?;
-        bound.run(&mut self.graph).with_context(|| format!("{provider}: run failed"))
+        let (_alone, _shared) = match self.captures {
+            true => (Some(DEVICE.write().unwrap_or_else(PoisonError::into_inner)), None),
+            false => (None, Some(shared_device())),
+        };
+        bound.run(&mut self.graph).with_context(|| format!("{provider}: run failed"))?;
+        self.captures = false;
+        Ok(())
     }
 
     /// The outputs of the last run.
@@ -214,8 +229,19 @@ impl OrtSession {
     pub fn read(&self) -> Result<Outputs> {
         let provider = self.provider.name();
         let bound = self.bound.as_ref().with_context(|| format!("{provider}: no input yet"))?;
+        let _device = shared_device();
         bound.read().context(provider)
     }
+}
+
+/// Held exclusively while a CUDA graph is captured: what another session of the process asks of the
+/// driver meanwhile would fail, and spoil the capture.
+#[cfg(feature = "cuda")]
+static DEVICE: RwLock<()> = RwLock::new(());
+
+#[cfg(feature = "cuda")]
+fn shared_device() -> RwLockReadGuard<'static, ()> {
+    DEVICE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Held while a file is opened: ONNX Runtime enters the domain of an operator into a table of the
@@ -257,6 +283,8 @@ fn builder(
 fn commit(builder: SessionBuilder, path: &Path) -> Result<Graph> {
     let mut builder = builder;
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    #[cfg(feature = "cuda")]
+    let _device = shared_device();
     builder.commit_from_file(path).map_err(readable)
 }
 

@@ -189,7 +189,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         Device::Cpu => "CPU, one thread".into(),
     };
     let mut report = Report {
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command(std::env::args().skip(1)),
         machine,
         runtime: String::new(),
         points: Vec::new(),
@@ -230,6 +230,20 @@ fn curves(args: &Args) -> Vec<Case> {
         }
     }
     curves
+}
+
+/// The command to measure the same again: without the names of folders, which are no part of it.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut words = vec!["ssamba-edge".to_owned()];
+    let mut arguments = arguments;
+    while let Some(word) = arguments.next() {
+        match word.as_str() {
+            "-o" | "--output" | "--ort-lib" => drop(arguments.next()),
+            _ if word.starts_with("--output=") || word.starts_with("--ort-lib=") => {}
+            _ => words.push(word),
+        }
+    }
+    words.join(" ")
 }
 
 fn line(point: &Point) -> String {
@@ -283,7 +297,7 @@ fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
         let data = (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0);
         let fbank = Tensor::new(shape, data.collect())?;
         let mut session = open(args, &path)?;
-        *runtime = session.library().to_string();
+        *runtime = format!("ONNX Runtime {}", session.library().version());
         time(args, &mut session, &fbank, batch / together)
     };
     match figures() {
@@ -372,4 +386,16 @@ fn write(folder: &Path, report: &Report) -> Result<()> {
     write_whole(&svg, chart::svg(&report.machine, &report.points).as_bytes())?;
     terminal::note(format!("wrote {}", svg.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::command;
+
+    #[test]
+    fn a_command_is_written_down_without_folders() {
+        let words = "bench efficiency --runs 3 -o a/b --ort-lib=c.so --output d --tokens 8";
+        let again = command(words.split(' ').map(Into::into));
+        assert_eq!(again, "ssamba-edge bench efficiency --runs 3 --tokens 8");
+    }
 }
