@@ -80,7 +80,7 @@ impl GpuArgs {
     pub fn cuda(&self) -> Cuda {
         Cuda {
             device: self.device.unwrap_or_default(),
-            memory_limit: self.gpu_memory.map(|mib| mib as usize * (1 << 20)),
+            memory_limit: self.gpu_memory.map(|mib| (mib as usize).saturating_mul(1 << 20)),
             arena: match self.gpu_arena {
                 Some(ArenaGrowth::AsRequested) => Arena::SameAsRequested,
                 Some(ArenaGrowth::PowersOfTwo) | None => Arena::NextPowerOfTwo,

@@ -60,7 +60,7 @@ const RUNS: usize = 6;
 fn place(file: &Path, args: &PlacementArgs, json: bool) -> Result<Answer> {
     args.runtime.check(&[args.provider])?;
     let (session, placement) = placement::observe(args.provider, file, &args.runtime, RUNS)?;
-    placement::print(file, &session, &placement, json)?;
+    placement::table::print(file, &session, &placement, json)?;
     Ok(Answer::Yes)
 }
 

@@ -5,7 +5,8 @@ use std::fmt;
 /// A shared library that a provider needs and the system does not find.
 ///
 /// It is the cause of what [`OrtSession::open`](crate::OrtSession::open) returns, whatever was said
-/// around it: `error.downcast_ref::<MissingLibrary>()` finds it.
+/// around it: `error.downcast_ref::<MissingLibrary>()` finds it. What the loaders of other systems than
+/// Linux say of a library of NVIDIA's is left in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingLibrary {
     /// The library, as it is asked for, such as `libnvinfer.so.10`.

@@ -2,7 +2,7 @@
 //!
 //! A provider that is asked for runs, or opening fails: there is no other to fall back to. The nodes
 //! of ONNX Runtime's own that a provider has no kernel for, such as those that compute shapes, stay
-//! on the CPU; our operator runs on the provider alone.
+//! on the CPU; our operators run on the provider alone, and where TensorRT is asked for, on CUDA alone.
 
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -95,6 +95,20 @@ fn a_whole_model_gives_what_the_cpu_gives() {
 
 #[test]
 #[ignore = "needs a CUDA device"]
+fn all_nodes_but_shape_arithmetic_run_on_the_device() {
+    let options = Options { profile: true, ..cuda() };
+    let mut session = OrtSession::open(Files::new().model(&micro_model()), &options).unwrap();
+    for _ in 0..2 {
+        session.run(&micro_fbank(1)).unwrap();
+    }
+    let placement = session.placement().unwrap();
+    let op = |name| placement.ops().into_iter().find(|op| op.op_type == name).unwrap();
+    assert_eq!((op("SelectiveScan").provider, placement.runs()), ("cuda".into(), 1));
+    assert!(placement.elsewhere("cuda").is_empty(), "{:?}", placement.elsewhere("cuda"));
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
 fn our_kernel_goes_before_the_function_body_of_the_file() {
     let problem = Problem { groups: 2, reverse: vec![0, 1], ..Problem::new(1, 3, &[0, 1]) };
     let mut model = problem.model(|_| {});

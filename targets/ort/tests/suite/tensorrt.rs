@@ -45,7 +45,7 @@ fn without_tensorrt_the_library_that_is_missing_is_named_and_nothing_runs() {
 }
 
 #[test]
-#[ignore = "needs a CUDA device"]
+#[ignore = "needs a CUDA device and TensorRT"]
 fn a_model_agrees_with_the_cpu_and_our_operators_stay_on_cuda() {
     let files = Files::new();
     let path = files.model(&micro_model());

@@ -112,6 +112,8 @@ impl TensorRt {
         shapes: &Shapes,
         engines: Option<&Engines>,
     ) -> Result<Vec<(&'static str, String)>> {
+        // ONNX Runtime's own list of what is kept from TensorRT, which this one takes the place of, is
+        // of operators that no file of ours has.
         let flag = |value: bool| u8::from(value).to_string();
         let mut options = vec![
             ("device_id", self.cuda.device.to_string()),
