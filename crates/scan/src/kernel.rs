@@ -14,7 +14,7 @@ use crate::math::{exp2, exp2_not_above_1, silu, softplus};
 use crate::output::Output;
 use crate::scan::{Combine, MAX_D_STATE, Scan};
 #[cfg(target_arch = "x86_64")]
-use crate::vector::Avx2;
+use crate::vector::{Avx2, Avx512};
 use crate::vector::{MAX_LANES, Portable, Vector, load, store};
 
 /// Vectors of a full block in plain Rust.
@@ -30,6 +30,13 @@ const AVX2_VECTORS: usize = 4;
 #[cfg(target_arch = "x86_64")]
 pub(crate) const AVX2_CHANNELS: usize = AVX2_VECTORS * Avx2::LANES;
 
+/// Vectors of a full block on AVX-512, whose 32 registers hold the constants too.
+#[cfg(target_arch = "x86_64")]
+const AVX512_VECTORS: usize = 4;
+/// Channels of a full block on AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const AVX512_CHANNELS: usize = AVX512_VECTORS * Avx512::LANES;
+
 /// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
 const USUAL_D_STATE: usize = 16;
 
@@ -43,6 +50,13 @@ pub(crate) fn portable(scan: &Scan<'_>, block: Block, out: &Output<'_>) {
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn avx2(zero: Avx2, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
     mixer::<_, AVX2_VECTORS>(zero, scan, block, out);
+}
+
+/// [`mixer`] on AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn avx512(zero: Avx512, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
+    mixer::<_, AVX512_VECTORS>(zero, scan, block, out);
 }
 
 /// Walks all directions of a mixer: a full block `W` vectors at a time, what remains of the channels

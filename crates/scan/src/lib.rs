@@ -39,9 +39,9 @@
 //!
 //! Channels are independent, so they are the SIMD lanes: no sum crosses lanes, and the result does
 //! not depend on how channels are dealt to tasks. For one [`Tier`] it is equal to the bit for every
-//! [`Pool`] and number of threads. Two tiers differ by rounding alone, since AVX2 multiplies and adds
-//! in one rounding and the portable tier in two: by less than 2e-6 of the sum of the absolute values
-//! of the terms that an output adds up.
+//! [`Pool`] and number of threads. The portable tier differs from the others by rounding alone, since
+//! they multiply and add in one rounding and it in two: by less than 2e-6 of the sum of the absolute
+//! values of the terms that an output adds up.
 
 mod blocks;
 pub mod cuda;

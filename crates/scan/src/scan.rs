@@ -21,7 +21,7 @@
 use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
-use crate::vector::Avx2;
+use crate::vector::{Avx2, Avx512};
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
     kernel,
@@ -91,6 +91,8 @@ pub enum Tier {
     Portable,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// x86-64 with AVX-512F.
+    Avx512,
 }
 
 impl fmt::Display for Tier {
@@ -98,17 +100,30 @@ impl fmt::Display for Tier {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         })
     }
 }
 
 /// The fastest tier of this CPU.
 pub fn tier() -> Tier {
-    #[cfg(target_arch = "x86_64")]
-    if Avx2::detect().is_some() {
-        return Tier::Avx2;
+    let fastest_first = [Tier::Avx512, Tier::Avx2];
+    fastest_first.into_iter().find(|tier| tier.is_available()).unwrap_or(Tier::Portable)
+}
+
+impl Tier {
+    /// Whether this CPU has its instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::detect().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
     }
-    Tier::Portable
 }
 
 /// A scan that was not run, or not to its end.
@@ -253,8 +268,19 @@ pub fn selective_scan_on(
                 }
             })
         }
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => {
+            let zero = Avx512::detect().ok_or(ScanError::Unavailable(tier))?;
+            blocks.run(out, pool, kernel::AVX512_CHANNELS, |block, out| {
+                // SAFETY: the CPU has AVX-512F, or there would be no `zero`.
+                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
+                unsafe {
+                    kernel::avx512(zero, scan, block, out);
+                }
+            })
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 => return Err(ScanError::Unavailable(tier)),
+        Tier::Avx2 | Tier::Avx512 => return Err(ScanError::Unavailable(tier)),
     };
     ran.map_err(|Unfinished { finished, tasks }| ScanError::Unfinished { finished, tasks })
 }

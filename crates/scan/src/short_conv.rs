@@ -20,7 +20,7 @@ mod kernel;
 use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
-use crate::vector::Avx2;
+use crate::vector::{Avx2, Avx512};
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
     pool::Pool,
@@ -200,8 +200,19 @@ pub fn short_conv_on(
                 }
             })
         }
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => {
+            let zero = Avx512::detect().ok_or(ShortConvError::Unavailable(tier))?;
+            blocks.run(out, pool, kernel::AVX512_CHANNELS, |block, out| {
+                // SAFETY: the CPU has AVX-512F, or there would be no `zero`.
+                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
+                unsafe {
+                    kernel::avx512(zero, conv, block, out);
+                }
+            })
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 => return Err(ShortConvError::Unavailable(tier)),
+        Tier::Avx2 | Tier::Avx512 => return Err(ShortConvError::Unavailable(tier)),
     };
     ran.map_err(|Unfinished { finished, tasks }| ShortConvError::Unfinished { finished, tasks })
 }

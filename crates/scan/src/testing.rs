@@ -117,10 +117,8 @@ impl Operands {
 
 /// The tiers that this CPU runs.
 pub(crate) fn tiers() -> Vec<Tier> {
-    match crate::tier() {
-        Tier::Portable => vec![Tier::Portable],
-        tier => vec![Tier::Portable, tier],
-    }
+    let all = [Tier::Portable, Tier::Avx2, Tier::Avx512];
+    all.into_iter().filter(|tier| tier.is_available()).collect()
 }
 
 pub(crate) fn run_on(tier: Tier, scan: &Scan<'_>) -> Vec<f32> {

@@ -65,21 +65,19 @@ fn patches(g: &mut GraphBuilder, class_tokens: usize, tokens: &Value) -> Value {
 /// single slow kernel on a GPU.
 pub(crate) fn pool(g: &mut GraphBuilder, shape: &Pooling, tokens: &Value) -> Value {
     let &Pooling { class_tokens, seq_len, .. } = shape;
+    // The first token of each mean, and their number.
     let means = match shape.head {
-        Head::MeanTokens | Head::Features => vec![class_tokens..seq_len],
-        Head::ClassToken => vec![0..class_tokens],
+        Head::MeanTokens | Head::Features => vec![(class_tokens, seq_len - class_tokens)],
+        Head::ClassToken => vec![(0, class_tokens)],
         Head::PerSecond => {
             let width = seq_len / SECONDS;
-            (0..SECONDS).map(|second| second * width..(second + 1) * width).collect()
+            (0..SECONDS).map(|second| (second * width, width)).collect()
         }
     };
-    let weights: Vec<f64> = means
-        .iter()
-        .flat_map(|mean| {
-            let weight = 1.0 / mean.len() as f64;
-            (0..seq_len).map(move |token| if mean.contains(&token) { weight } else { 0.0 })
-        })
-        .collect();
+    let mut weights = vec![0.0; means.len() * seq_len];
+    for (row, &(first, count)) in weights.chunks_exact_mut(seq_len).zip(&means) {
+        row[first..first + count].fill(1.0 / count as f64);
+    }
     let weight = g.floats("weight", &[means.len(), seq_len], &weights);
     let pooled = g.matmul(&weight, tokens);
     match shape.head {

@@ -13,7 +13,7 @@ use crate::blocks::Block;
 use crate::math::silu;
 use crate::output::Output;
 #[cfg(target_arch = "x86_64")]
-use crate::vector::Avx2;
+use crate::vector::{Avx2, Avx512};
 use crate::vector::{MAX_LANES, Portable, Vector, load, store};
 
 /// Vectors of a full block.
@@ -23,6 +23,9 @@ pub(super) const PORTABLE_CHANNELS: usize = VECTORS * Portable::LANES;
 /// Channels of a full block on AVX2.
 #[cfg(target_arch = "x86_64")]
 pub(super) const AVX2_CHANNELS: usize = VECTORS * Avx2::LANES;
+/// Channels of a full block on AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AVX512_CHANNELS: usize = VECTORS * Avx512::LANES;
 
 /// The taps of all published SSAMBA checkpoints, which have a body of their own.
 const USUAL_TAPS: usize = 4;
@@ -36,6 +39,13 @@ pub(super) fn portable(conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn avx2(zero: Avx2, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
+    mixer(zero, conv, block, out);
+}
+
+/// [`mixer`] on AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+pub(super) fn avx512(zero: Avx512, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
     mixer(zero, conv, block, out);
 }
 

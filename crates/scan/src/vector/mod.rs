@@ -4,17 +4,22 @@
 //! |---|---|---|
 //! | `portable.rs` | 8 | always possible; the compiler maps the lanes to what the target has |
 //! | `avx2.rs` | 8 | x86-64 with AVX2 and FMA |
+//! | `avx512.rs` | 16 | x86-64 with AVX-512F |
 //!
-//! A new instruction set is a file here (`avx512.rs`, `neon.rs`) with one `impl Vector`, a variant of
+//! A new instruction set is a file here (`neon.rs`, say) with one `impl Vector`, a variant of
 //! [`Tier`](crate::Tier) and a wrapper in each kernel that owns its `#[target_feature]`. A GPU has no
 //! such vectors: its source, as text, belongs in a folder `cuda/` beside this one.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
 use std::ops::{Add, Div, Mul, Sub};
