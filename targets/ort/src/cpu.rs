@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -14,6 +15,8 @@ use ort::{
     value::{PrimitiveTensorElementType, Shape, TensorElementType, ValueRef},
 };
 use ssamba_scan::Pool;
+
+use crate::operator::Backend;
 
 /// A type of sequences.
 pub(crate) trait Element: PrimitiveTensorElementType + Copy + Send + Sync + 'static {
@@ -60,6 +63,18 @@ impl Element for f16 {
         compute(&mut wide)?;
         out.convert_from_f32_slice(&wide);
         Ok(())
+    }
+}
+
+/// The provider, for sequences of `T`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cpu<T>(PhantomData<T>);
+
+impl<T: Element> Backend for Cpu<T> {
+    const PROVIDER: &'static str = "CPUExecutionProvider";
+
+    fn sequences(&self) -> TensorElementType {
+        T::TYPE
     }
 }
 

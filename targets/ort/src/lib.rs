@@ -16,6 +16,7 @@ mod cuda;
 pub mod library;
 mod message;
 mod missing;
+mod operator;
 mod placement;
 mod providers;
 mod selective_scan;

@@ -27,14 +27,14 @@ use cudarc::{
 };
 use ort::{
     operator::ComputeContext,
-    value::{DynTensorValueType, Shape},
+    value::{DynTensorValueType, Shape, TensorElementType},
 };
-use ssamba_scan::cuda::{KERNELS, Launch, Limits};
+use ssamba_scan::cuda::{Element, KERNELS, Launch, Limits};
 
 pub(crate) use bound::Bound;
 pub(crate) use operands::Operands;
 
-use crate::MissingLibrary;
+use crate::{MissingLibrary, operator::Backend};
 
 /// A device that holds our kernels, in the context that ONNX Runtime uses, the device's primary one.
 #[derive(Debug)]
@@ -43,6 +43,24 @@ pub(crate) struct Device {
     kernels: Vec<CudaFunction>,
     limits: Limits,
     architecture: String,
+}
+
+/// The provider, for sequences of one type.
+#[derive(Clone)]
+pub(crate) struct Gpu {
+    pub(crate) device: Arc<Device>,
+    pub(crate) element: Element,
+}
+
+impl Backend for Gpu {
+    const PROVIDER: &'static str = "CUDAExecutionProvider";
+
+    fn sequences(&self) -> TensorElementType {
+        match self.element {
+            Element::F32 => TensorElementType::Float32,
+            Element::F16 => TensorElementType::Float16,
+        }
+    }
 }
 
 /// By their numbers.

@@ -12,15 +12,18 @@ mod tensorrt;
 use std::path::Path;
 
 use anyhow::Result;
+use half::f16;
 use ort::{operator::OperatorDomain, session::builder::SessionBuilder};
 use ssamba_contract::{Card, op::DOMAIN};
+#[cfg(feature = "cuda")]
+use ssamba_scan::cuda::Element;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Arena, Cuda, Gpu};
 #[cfg(feature = "cuda")]
 pub use tensorrt::{Batches, BatchesError, Engines, TensorRt};
 
-use crate::{Library, message::readable, selective_scan, short_conv};
+use crate::{Library, cpu::Cpu, message::readable, operator};
 
 /// What a session runs on.
 #[derive(Clone, Debug, Default)]
@@ -104,12 +107,14 @@ impl Provider {
     pub(crate) fn operators(&self) -> Result<OperatorDomain> {
         let domain = OperatorDomain::new(DOMAIN).map_err(readable)?;
         match self {
-            Self::Cpu => selective_scan::on_cpu(domain).and_then(short_conv::on_cpu),
+            Self::Cpu => operator::add(domain, &Cpu::<f32>::default())
+                .and_then(|domain| operator::add(domain, &Cpu::<f16>::default())),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) | Self::TensorRt(TensorRt { cuda, .. }) => {
                 let device = crate::cuda::Device::open(cuda.device)?;
-                selective_scan::on_cuda(domain, &device)
-                    .and_then(|domain| short_conv::on_cuda(domain, &device))
+                [Element::F32, Element::F16].into_iter().try_fold(domain, |domain, element| {
+                    operator::add(domain, &crate::cuda::Gpu { device: device.clone(), element })
+                })
             }
         }
         .map_err(readable)

@@ -1,83 +1,19 @@
-//! The kernel of the CUDA provider, on ONNX Runtime's own stream: a run neither allocates nor waits,
-//! so that it can be captured as a graph.
+//! The CUDA provider, on ONNX Runtime's own stream: a run neither allocates nor waits, so that it can be
+//! captured as a graph.
 
-use std::sync::Arc;
+use ort::operator::ComputeContext;
+use ssamba_contract::op::{Attributes, Combine, Sizes};
+use ssamba_scan::cuda::{ScanAddresses, ScanCall, ScanPlan};
 
-use ort::{
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
-    value::TensorElementType,
+use super::SelectiveScan;
+use crate::{
+    cuda::{Gpu, Operands, output, stream},
+    operator::Run,
 };
-use ssamba_contract::op::{Attributes, Combine, SELECTIVE_SCAN, Sizes};
-use ssamba_scan::cuda::{Element, ScanAddresses, ScanCall, ScanPlan};
 
-use crate::cuda::{Device, Operands, output, stream};
-
-pub(super) struct SelectiveScan {
-    pub(super) device: Arc<Device>,
-    pub(super) element: Element,
-}
-
-impl Operator for SelectiveScan {
-    type Kernel<'a> = SelectiveScanKernel;
-
-    fn name(&self) -> &str {
-        SELECTIVE_SCAN
-    }
-
-    fn execution_provider_type(&self) -> Option<&str> {
-        Some("CUDAExecutionProvider")
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        super::inputs(element_type(self.element))
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        super::outputs(element_type(self.element))
-    }
-
-    fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        super::guarded(|| {
-            Ok(SelectiveScanKernel {
-                attributes: super::attributes(context)?,
-                device: self.device.clone(),
-                element: self.element,
-            })
-        })
-    }
-
-    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        super::infer_shape(context)
-    }
-}
-
-/// The type of the values that flow through the graph.
-pub(crate) fn element_type(element: Element) -> TensorElementType {
-    match element {
-        Element::F32 => TensorElementType::Float32,
-        Element::F16 => TensorElementType::Float16,
-    }
-}
-
-pub(super) struct SelectiveScanKernel {
-    attributes: Attributes,
-    device: Arc<Device>,
-    element: Element,
-}
-
-impl Kernel for SelectiveScanKernel {
-    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        super::guarded(|| self.launch(context))
-    }
-}
-
-impl SelectiveScanKernel {
-    fn launch(&self, context: &ComputeContext) -> ort::Result<()> {
+impl Run<SelectiveScan> for Gpu {
+    fn run(&self, attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
         let operands = Operands::of(context)?;
-        let attributes = &self.attributes;
         let sizes = Sizes::infer(attributes, &operands.shapes()).map_err(ort::Error::wrap)?;
         let call = ScanCall {
             element: self.element,

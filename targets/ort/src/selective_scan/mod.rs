@@ -1,105 +1,28 @@
-//! The operator `ssamba::SelectiveScan` for ONNX Runtime: what all of its kernels share. Each
-//! provider has its kernel in a file of its own.
-//!
-//! ONNX Runtime calls into here through C, which a panic must not cross: the functions called
-//! return errors, and [`guarded`] turns a panic into one.
+//! The operator `ssamba::SelectiveScan` for ONNX Runtime; each provider runs it in a file of its own.
 
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-#[cfg(feature = "cuda")]
-pub(crate) use cuda::element_type;
-
-#[cfg(feature = "cuda")]
-use std::sync::Arc;
-use std::{
-    marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
-
-use half::f16;
 use ort::{
-    operator::{
-        FromKernelContext, FromOpAttr, KernelContext, OperatorDomain, OperatorInput,
-        OperatorOutput, ShapeInferenceContext,
-    },
-    value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
+    operator::{KernelContext, ShapeInferenceContext},
+    value::{Shape, SymbolicDimensions, ValueType},
 };
 use ssamba_contract::op::{
-    Attributes, DOMAIN, OPERANDS, OpError, PARAMETERS, REQUIRED_OPERANDS, RawAttributes,
-    SELECTIVE_SCAN, attribute,
+    Attributes, OpError, PARAMETERS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN, attribute,
 };
-#[cfg(feature = "cuda")]
-use ssamba_scan::cuda::Element;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::Device;
+use crate::operator::{Definition, known, read};
 
-/// Adds the kernels of the CPU, one for each type of values.
-pub(crate) fn on_cpu(domain: OperatorDomain) -> ort::Result<OperatorDomain> {
-    domain.add(cpu::SelectiveScan(PhantomData::<f32>))?.add(cpu::SelectiveScan(PhantomData::<f16>))
-}
+pub(crate) struct SelectiveScan;
 
-/// Adds the kernels of a GPU, one for each type of values.
-#[cfg(feature = "cuda")]
-pub(crate) fn on_cuda(domain: OperatorDomain, device: &Arc<Device>) -> ort::Result<OperatorDomain> {
-    [Element::F32, Element::F16].into_iter().try_fold(domain, |domain, element| {
-        domain.add(cuda::SelectiveScan { device: device.clone(), element })
-    })
-}
+impl Definition for SelectiveScan {
+    const NAME: &'static str = SELECTIVE_SCAN;
+    const PARAMETERS: &'static [bool] = &PARAMETERS;
+    const REQUIRED_OPERANDS: usize = REQUIRED_OPERANDS;
+    type Attributes = Attributes;
 
-/// Operands with sequences of element type `ty`, the optional ones last.
-fn inputs(ty: TensorElementType) -> impl Iterator<Item = OperatorInput> {
-    (0..OPERANDS.len()).map(move |index| {
-        let ty = if PARAMETERS[index] { TensorElementType::Float32 } else { ty };
-        if index < REQUIRED_OPERANDS {
-            OperatorInput::required(ty)
-        } else {
-            OperatorInput::optional(ty)
-        }
-    })
-}
-
-/// The one output, of element type `ty`.
-fn outputs(ty: TensorElementType) -> [OperatorOutput; 1] {
-    [OperatorOutput::required(ty)]
-}
-
-/// Runs `body`, whose panic becomes an error.
-pub(crate) fn guarded<T>(body: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let reason = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no reason given");
-        // A message that crosses to C ends at its first NUL, and `ort` takes none.
-        Err(ort::Error::new(format!("{DOMAIN}: panicked: {}", reason.replace('\0', " "))))
-    })
-}
-
-/// An attribute of the node that a kernel is created for; `None` where it is absent.
-pub(crate) fn read<'a, T: FromKernelContext<'a>>(
-    context: &KernelContext<'a>,
-    operator: &'static str,
-    name: &'static str,
-    expected: &'static str,
-) -> Result<Option<T>, OpError> {
-    match context.get::<T>(name) {
-        Some(value) => Ok(Some(value)),
-        // A list is read from an attribute of any type, as an empty one: it tells absence from
-        // another type.
-        None if context.get::<Vec<i64>>(name).is_some() => {
-            Err(OpError::Attribute { operator, name, got: "of another type".into(), expected })
-        }
-        None => Ok(None),
-    }
-}
-
-/// Attributes of the node that a kernel is created for.
-fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
-    let checked = || {
+    fn attributes(context: &KernelContext<'_>) -> Result<Attributes, OpError> {
         Attributes::from_raw(RawAttributes {
             groups: read(context, SELECTIVE_SCAN, attribute::GROUPS, "an int")?,
             reverse: read(context, SELECTIVE_SCAN, attribute::REVERSE, "ints")?,
@@ -108,43 +31,10 @@ fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
             scale: read(context, SELECTIVE_SCAN, attribute::SCALE, "a float")?,
             gate: read(context, SELECTIVE_SCAN, attribute::GATE, "a string")?,
         })
-    };
-    checked().map_err(|error| of_node(context, error))
-}
-
-/// An error with the node's name: ONNX Runtime names the node that fails to run, but not the one
-/// that has no kernel.
-pub(crate) fn of_node(context: &KernelContext<'_>, error: OpError) -> ort::Error {
-    match context.node_name() {
-        Ok(name) => ort::Error::new(format!("node `{name}`: {error}")),
-        Err(_) => ort::Error::wrap(error),
     }
-}
 
-/// Says the output's shape as far as it follows from the shapes of the operands.
-///
-/// Whatever is odd here is left to the kernel, which names it: this only helps ONNX Runtime to
-/// plan.
-fn infer_shape(context: &mut ShapeInferenceContext) -> ort::Result<()> {
-    guarded(|| {
-        let Some(attributes) = known_attributes(context) else { return Ok(()) };
-        match output_type(&attributes, &context.inputs()) {
-            Some(output) => context.set_output(0, &output),
-            None => Ok(()),
-        }
-    })
-}
-
-/// An attribute while shapes are inferred; `None` where it is there but cannot be read.
-pub(crate) fn known<T: FromOpAttr>(
-    context: &ShapeInferenceContext,
-    name: &str,
-) -> Option<Option<T>> {
-    match context.attr::<T>(name) {
-        Ok(value) => Some(Some(value)),
-        // As for kernels, a list tells absence from another type.
-        Err(_) if context.attr::<Vec<i64>>(name).is_ok() => None,
-        Err(_) => Some(None),
+    fn output_type(context: &ShapeInferenceContext) -> Option<ValueType> {
+        output_type(&known_attributes(context)?, &context.inputs())
     }
 }
 
@@ -188,6 +78,7 @@ fn output_type(attributes: &Attributes, operands: &[ValueType]) -> Option<ValueT
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ort::value::TensorElementType;
 
     fn tensor(sizes: &[i64], symbols: &[&str]) -> ValueType {
         ValueType::Tensor {

@@ -1,74 +1,18 @@
-//! The kernel of the CUDA provider, as that of the scan.
+//! The CUDA provider, as for the scan.
 
-use std::sync::Arc;
+use ort::operator::ComputeContext;
+use ssamba_contract::op::short_conv::{Activation, Attributes, Sizes};
+use ssamba_scan::cuda::{ConvAddresses, ConvCall, ConvPlan};
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-    ShapeInferenceContext,
-};
-use ssamba_contract::op::short_conv::{Activation, Attributes, SHORT_CONV, Sizes};
-use ssamba_scan::cuda::{ConvAddresses, ConvCall, ConvPlan, Element};
-
+use super::ShortConv;
 use crate::{
-    cuda::{Device, Operands, output, stream},
-    selective_scan::{element_type, guarded},
+    cuda::{Gpu, Operands, output, stream},
+    operator::Run,
 };
 
-pub(super) struct ShortConv {
-    pub(super) device: Arc<Device>,
-    pub(super) element: Element,
-}
-
-impl Operator for ShortConv {
-    type Kernel<'a> = ShortConvKernel;
-
-    fn name(&self) -> &str {
-        SHORT_CONV
-    }
-
-    fn execution_provider_type(&self) -> Option<&str> {
-        Some("CUDAExecutionProvider")
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        super::inputs(element_type(self.element))
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        super::outputs(element_type(self.element))
-    }
-
-    fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
-        guarded(|| {
-            Ok(ShortConvKernel {
-                attributes: super::attributes(context)?,
-                device: self.device.clone(),
-                element: self.element,
-            })
-        })
-    }
-
-    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        super::infer_shape(context)
-    }
-}
-
-pub(super) struct ShortConvKernel {
-    attributes: Attributes,
-    device: Arc<Device>,
-    element: Element,
-}
-
-impl Kernel for ShortConvKernel {
-    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        guarded(|| self.launch(context))
-    }
-}
-
-impl ShortConvKernel {
-    fn launch(&self, context: &ComputeContext) -> ort::Result<()> {
+impl Run<ShortConv> for Gpu {
+    fn run(&self, attributes: &Attributes, context: &ComputeContext) -> ort::Result<()> {
         let operands = Operands::of(context)?;
-        let attributes = &self.attributes;
         let sizes = Sizes::infer(attributes, &operands.shapes()).map_err(ort::Error::wrap)?;
         let call = ConvCall {
             element: self.element,

@@ -1,86 +1,42 @@
-//! The operator `ssamba::ShortConv` for ONNX Runtime: what all of its kernels share. What it shares with
-//! the scan, and what rules calls from C, is said there.
+//! The operator `ssamba::ShortConv` for ONNX Runtime, as the scan beside it.
 
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use std::marker::PhantomData;
-#[cfg(feature = "cuda")]
-use std::sync::Arc;
-
-use half::f16;
 use ort::{
-    operator::{
-        KernelContext, OperatorDomain, OperatorInput, OperatorOutput, ShapeInferenceContext,
-    },
-    value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
+    operator::{KernelContext, ShapeInferenceContext},
+    value::{Shape, SymbolicDimensions, ValueType},
 };
 use ssamba_contract::op::{
     OpError, attribute,
-    short_conv::{Attributes, OPERANDS, PARAMETERS, REQUIRED_OPERANDS, RawAttributes, SHORT_CONV},
+    short_conv::{Attributes, PARAMETERS, REQUIRED_OPERANDS, RawAttributes, SHORT_CONV},
 };
-#[cfg(feature = "cuda")]
-use ssamba_scan::cuda::Element;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::Device;
-use crate::selective_scan::{guarded, known, of_node, read};
+use crate::operator::{Definition, known, read};
 
-/// Adds the kernels of the CPU, one for each type of values.
-pub(crate) fn on_cpu(domain: OperatorDomain) -> ort::Result<OperatorDomain> {
-    domain.add(cpu::ShortConv(PhantomData::<f32>))?.add(cpu::ShortConv(PhantomData::<f16>))
-}
+pub(crate) struct ShortConv;
 
-/// Adds the kernels of a GPU, one for each type of values.
-#[cfg(feature = "cuda")]
-pub(crate) fn on_cuda(domain: OperatorDomain, device: &Arc<Device>) -> ort::Result<OperatorDomain> {
-    [Element::F32, Element::F16].into_iter().try_fold(domain, |domain, element| {
-        domain.add(cuda::ShortConv { device: device.clone(), element })
-    })
-}
+impl Definition for ShortConv {
+    const NAME: &'static str = SHORT_CONV;
+    const PARAMETERS: &'static [bool] = &PARAMETERS;
+    const REQUIRED_OPERANDS: usize = REQUIRED_OPERANDS;
+    type Attributes = Attributes;
 
-/// Operands with sequences of element type `ty`, the optional ones last.
-fn inputs(ty: TensorElementType) -> impl Iterator<Item = OperatorInput> {
-    (0..OPERANDS.len()).map(move |index| {
-        let ty = if PARAMETERS[index] { TensorElementType::Float32 } else { ty };
-        if index < REQUIRED_OPERANDS {
-            OperatorInput::required(ty)
-        } else {
-            OperatorInput::optional(ty)
-        }
-    })
-}
-
-/// The one output, of element type `ty`.
-fn outputs(ty: TensorElementType) -> [OperatorOutput; 1] {
-    [OperatorOutput::required(ty)]
-}
-
-/// Says the output's shape. Whatever is odd here is left to the kernel, which names it: this only helps
-/// ONNX Runtime to plan.
-fn infer_shape(context: &mut ShapeInferenceContext) -> ort::Result<()> {
-    guarded(|| {
-        let Some(attributes) = known_attributes(context) else { return Ok(()) };
-        match output_type(&attributes, &context.inputs()) {
-            Some(output) => context.set_output(0, &output),
-            None => Ok(()),
-        }
-    })
-}
-
-/// Attributes of the node that a kernel is created for.
-fn attributes(context: &KernelContext<'_>) -> ort::Result<Attributes> {
-    let checked = || -> Result<Attributes, OpError> {
+    fn attributes(context: &KernelContext<'_>) -> Result<Attributes, OpError> {
         Attributes::from_raw(RawAttributes {
             groups: read(context, SHORT_CONV, attribute::GROUPS, "an int")?,
             reverse: read(context, SHORT_CONV, attribute::REVERSE, "ints")?,
             activation: read(context, SHORT_CONV, attribute::ACTIVATION, "a string")?,
         })
-    };
-    checked().map_err(|error| of_node(context, error))
+    }
+
+    fn output_type(context: &ShapeInferenceContext) -> Option<ValueType> {
+        output_type(&known_attributes(context)?, &context.inputs())
+    }
 }
 
+/// The attributes that shape the output, unless one is there that cannot be read.
 fn known_attributes(context: &ShapeInferenceContext) -> Option<Attributes> {
     let raw = RawAttributes {
         groups: known(context, attribute::GROUPS)?,
@@ -112,6 +68,7 @@ fn output_type(attributes: &Attributes, operands: &[ValueType]) -> Option<ValueT
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ort::value::TensorElementType;
 
     fn tensor(sizes: &[i64], symbols: &[&str]) -> ValueType {
         ValueType::Tensor {
