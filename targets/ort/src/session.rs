@@ -148,14 +148,14 @@ impl Session for OrtSession {
     }
 
     fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
-        let provider = self.provider.name();
-        self.card.check_input(fbank).context(provider)?;
         #[cfg(feature = "cuda")]
         if self.provider.device().is_some() {
             self.write(fbank)?;
             self.run_written()?;
             return self.read();
         }
+        let provider = self.provider.name();
+        self.card.check_input(fbank).context(provider)?;
         let input = TensorRef::from_array_view((fbank.shape(), fbank.data())).map_err(readable)?;
         let outputs = self
             .graph

@@ -43,38 +43,35 @@ impl<'a> Oriented<'a> {
 
 /// In-projections of all mixers side by side: to every `x`, and to every `z`.
 pub(crate) struct InProjection {
-    x: Half,
-    z: Half,
+    x: Projection,
+    z: Projection,
 }
 
 /// `[d_model, mixers * d_inner]`, with the norm's weight folded into the rows and its bias into the
 /// offset.
-struct Half {
+struct Projection {
     weight: Matrix,
     offset: Option<Vec<f64>>,
 }
 
-impl Half {
-    /// `hidden` times the weight, plus the offset.
+impl Projection {
+    /// `hidden` times the weight, plus the offset; in half precision `hidden` ends with [`ONES`].
     fn project(&self, g: &mut GraphBuilder, precision: Precision, hidden: &Value) -> Value {
         let mut weight = self.weight.clone();
-        match (&self.offset, precision) {
-            (Some(offset), Precision::F16) => {
-                // `hidden` ends with ones.
-                weight = Matrix::below(&[weight, Matrix::row_of(offset, ONES)]);
-                let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
-                g.matmul(hidden, &weight)
-            }
-            (Some(offset), Precision::F32) => {
-                let weight = g.floats("weight", &weight.shape(), &weight.data);
-                let product = g.matmul(hidden, &weight);
+        let mut added = self.offset.as_deref();
+        if precision == Precision::F16
+            && let Some(offset) = added.take()
+        {
+            weight = Matrix::below(&[weight, Matrix::row_of(offset, ONES)]);
+        }
+        let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
+        let product = g.matmul(hidden, &weight);
+        match added {
+            Some(offset) => {
                 let offset = g.floats("bias", &[offset.len()], offset);
                 g.add(&product, &offset)
             }
-            (None, _) => {
-                let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
-                g.matmul(hidden, &weight)
-            }
+            None => product,
         }
     }
 }
@@ -112,11 +109,11 @@ impl InProjection {
                 .then(|| offsets.iter().flat_map(|offset| half(offset)).copied().collect())
         };
         Ok(Self {
-            x: Half {
+            x: Projection {
                 weight: Matrix::beside(&xs),
                 offset: halves(|offset| &offset[..offset.len() / 2]),
             },
-            z: Half {
+            z: Projection {
                 weight: Matrix::beside(&zs),
                 offset: halves(|offset| &offset[offset.len() / 2..]),
             },

@@ -184,6 +184,12 @@ pub fn run(args: &Args) -> Result<Answer> {
     if let Some(odd) = args.tokens.iter().find(|&&n| n == 0 || !n.is_multiple_of(rows)) {
         bail!("--tokens {odd}, expected positive multiples of {rows}");
     }
+    let together = |batch: usize| args.micro_batch.unwrap_or(batch);
+    if let Some(odd) =
+        args.batch.iter().find(|&&n| !n.is_multiple_of(together(n).max(1)) || together(n) == 0)
+    {
+        bail!("{odd} clips cannot be run {} at a time", together(*odd));
+    }
     let machine = match args.provider {
         Device::Cuda => Gpu::query(args.device)?.name,
         Device::Cpu => "CPU, one thread".into(),
@@ -233,9 +239,8 @@ fn curves(args: &Args) -> Vec<Case> {
 }
 
 /// The command to measure the same again: without the names of folders, which are no part of it.
-fn command(arguments: impl Iterator<Item = String>) -> String {
+fn command(mut arguments: impl Iterator<Item = String>) -> String {
     let mut words = vec!["ssamba-edge".to_owned()];
-    let mut arguments = arguments;
     while let Some(word) = arguments.next() {
         match word.as_str() {
             "-o" | "--output" | "--ort-lib" => drop(arguments.next()),
@@ -289,10 +294,6 @@ fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
         std::fs::write(&path, ssamba_onnx::export(&model, &card, &options)?)?;
         drop(model);
         let together = args.micro_batch.unwrap_or(batch);
-        ensure!(
-            together > 0 && batch.is_multiple_of(together),
-            "{batch} clips cannot be run {together} at a time"
-        );
         let shape = [together, card.front_end.n_frames, card.front_end.n_mels];
         let data = (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 125.0 - 1.0);
         let fbank = Tensor::new(shape, data.collect())?;

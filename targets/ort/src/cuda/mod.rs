@@ -156,9 +156,7 @@ impl Device {
         }
         .map_err(readable)
     }
-}
 
-impl Device {
     /// Copies values to the device, and waits until they are there.
     ///
     /// # Safety
