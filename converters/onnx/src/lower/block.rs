@@ -97,7 +97,7 @@ impl Encoder<'_> {
         rho: &Value,
     ) -> Result<Value> {
         let oriented = [Oriented { mixer: &layer.mixer, reversed }];
-        let normalised = self.layer_norm(g, Some(&layer.norm), k, rho)?;
+        let normalised = self.layer_norm(g, Affine::Weights(&layer.norm), k, rho)?;
         let in_projection = InProjection::new(&oriented, None)?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
@@ -126,27 +126,27 @@ impl Encoder<'_> {
                 Ok(NormParameters { weight: vector(&layer.norm.weight)?, bias })
             })
             .collect::<Result<Vec<_>>>()?;
-        let normalised = self.layer_norm(g, None, k, rho)?;
         let in_projection = InProjection::new(&oriented, Some(&norms))?;
+        let affine = if in_projection.lifted { Affine::Lift } else { Affine::None };
+        let normalised = self.layer_norm(g, affine, k, rho)?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
 
-    /// The norm of a layer, in the precision of the layers; without parameters where `weights` is
-    /// `None`.
+    /// The norm of a layer, in the precision of the layers.
     fn layer_norm(
         &self,
         g: &mut GraphBuilder,
-        weights: Option<&NormWeights>,
+        affine: Affine<'_>,
         k: i32,
         rho: &Value,
     ) -> Result<Value> {
         // `LayerNormalization` computes in `f32` whatever it is given; the nodes of the other norm
         // would not.
         if self.precision == Precision::F32 || self.model.norm() == NormKind::Layer {
-            return self.norm_in(g, "norm", self.precision, weights, k, rho);
+            return self.norm_in(g, "norm", self.precision, affine, k, rho);
         }
         let wide = g.scope("norm", |g| g.cast(rho, Precision::F32));
-        let normalised = self.norm(g, "norm", weights, k, &wide)?;
+        let normalised = self.norm(g, "norm", affine, k, &wide)?;
         Ok(g.scope("norm", |g| g.cast(&normalised, self.precision)))
     }
 
@@ -155,11 +155,11 @@ impl Encoder<'_> {
         &self,
         g: &mut GraphBuilder,
         name: &str,
-        weights: Option<&NormWeights>,
+        affine: Affine<'_>,
         k: i32,
         x: &Value,
     ) -> Result<Value> {
-        self.norm_in(g, name, Precision::F32, weights, k, x)
+        self.norm_in(g, name, Precision::F32, affine, k, x)
     }
 
     fn norm_in(
@@ -167,13 +167,24 @@ impl Encoder<'_> {
         g: &mut GraphBuilder,
         name: &str,
         precision: Precision,
-        weights: Option<&NormWeights>,
+        affine: Affine<'_>,
         k: i32,
         x: &Value,
     ) -> Result<Value> {
         let eps = NORM_EPS * f64::from(-2 * k).exp2();
-        norm(g, name, self.model.norm(), precision, self.config().d_model, weights, eps, x)
+        norm(g, name, self.model.norm(), precision, self.config().d_model, affine, eps, x)
     }
+}
+
+/// What a norm's result is multiplied by, and what is added.
+#[derive(Clone, Copy)]
+pub(crate) enum Affine<'a> {
+    /// Nothing.
+    None,
+    /// One is added, to the result of a layer norm: see [`InProjection`].
+    Lift,
+    /// The network's parameters.
+    Weights(&'a NormWeights),
 }
 
 /// A norm over the last axis of `x`, which is of that precision.
@@ -184,14 +195,20 @@ pub(crate) fn norm(
     kind: NormKind,
     precision: Precision,
     d_model: usize,
-    weights: Option<&NormWeights>,
+    affine: Affine<'_>,
     eps: f64,
     x: &Value,
 ) -> Result<Value> {
-    let weight = weights.map(|weights| vector(&weights.weight)).transpose()?;
-    let bias = match weights.and_then(|weights| weights.bias.as_ref()) {
-        Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
-        _ => None,
+    let (weight, bias) = match affine {
+        Affine::None => (None, None),
+        Affine::Lift => (None, Some(vec![1.0; d_model])),
+        Affine::Weights(weights) => (
+            Some(vector(&weights.weight)?),
+            match &weights.bias {
+                Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
+                _ => None,
+            },
+        ),
     };
     Ok(g.scope(name, |g| match kind {
         NormKind::Layer => {

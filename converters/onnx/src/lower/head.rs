@@ -4,7 +4,7 @@ use anyhow::Result;
 use ssamba_model::{Head, Model, NORM_EPS, NormKind, head::SECONDS, weights::HeadWeights};
 
 use super::{
-    block::{Encoder, norm},
+    block::{Affine, Encoder, norm},
     matrix::{Matrix, vector},
 };
 use crate::{
@@ -30,14 +30,14 @@ pub(crate) fn head(
     let weights = model.weights();
     let shape = Pooling { head: model.recipe().head, class_tokens: 1, seq_len: model.seq_len() };
     // The same parameters twice, as upstream.
-    let once = encoder.norm(g, "norm_f", Some(&weights.norm_f), k, rho)?;
+    let once = encoder.norm(g, "norm_f", Affine::Weights(&weights.norm_f), k, rho)?;
     if model.recipe().head == Head::Features {
         let features = g.scope("features", |g| columns(g, model, &once));
-        let tokens = encoder.norm(g, "norm_f_again", Some(&weights.norm_f), 0, &once)?;
+        let tokens = encoder.norm(g, "norm_f_again", Affine::Weights(&weights.norm_f), 0, &once)?;
         let embedding = g.scope("pool", |g| pool(g, &shape, &tokens));
         return Ok(Results { logits: None, embedding, features: Some(features) });
     }
-    let tokens = encoder.norm(g, "norm_f_again", Some(&weights.norm_f), 0, &once)?;
+    let tokens = encoder.norm(g, "norm_f_again", Affine::Weights(&weights.norm_f), 0, &once)?;
     let embedding = g.scope("pool", |g| pool(g, &shape, &tokens));
     let logits = match &weights.head {
         Some(head) => Some(classify(g, head, &embedding)?),
@@ -110,7 +110,7 @@ pub(crate) fn classify(g: &mut GraphBuilder, head: &HeadWeights, pooled: &Value)
             NormKind::Layer,
             Precision::F32,
             d_model,
-            Some(&head.norm),
+            Affine::Weights(&head.norm),
             NORM_EPS,
             pooled,
         )?;

@@ -48,13 +48,6 @@ impl Matrix {
         Self { rows, columns, data: vec![0.0; rows * columns] }
     }
 
-    /// `row`, and as many rows of zeros as make `rows`.
-    pub(crate) fn row_of(row: &[f64], rows: usize) -> Self {
-        let mut data = row.to_vec();
-        data.resize(rows * row.len(), 0.0);
-        Self { rows, columns: row.len(), data }
-    }
-
     /// One after the other along the diagonal, zero elsewhere.
     pub(crate) fn diagonal(parts: &[Self]) -> Self {
         let rows = parts.iter().map(|part| part.rows).sum();
@@ -86,6 +79,17 @@ impl Matrix {
     pub(crate) fn scale_rows(mut self, factors: &[f64]) -> Self {
         for (row, factor) in self.data.chunks_exact_mut(self.columns).zip(factors) {
             row.iter_mut().for_each(|value| *value *= factor);
+        }
+        self
+    }
+
+    /// The same row added to every row, so that the rows add up to `sums`.
+    pub(crate) fn shift_rows_to_sum(mut self, sums: &[f64]) -> Self {
+        let rows = self.rows as f64;
+        let now = self.apply(&vec![1.0; self.rows]);
+        let shift: Vec<f64> = sums.iter().zip(now).map(|(sum, now)| (sum - now) / rows).collect();
+        for row in self.data.chunks_exact_mut(self.columns) {
+            row.iter_mut().zip(&shift).for_each(|(value, shift)| *value += shift);
         }
         self
     }

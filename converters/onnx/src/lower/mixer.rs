@@ -41,83 +41,47 @@ impl<'a> Oriented<'a> {
     }
 }
 
-/// In-projections of all mixers side by side: to every `x`, and to every `z`.
+/// In-projections of all mixers side by side, `[d_model, mixers * d_inner]`, with the norm's weight
+/// and bias folded in.
+///
+/// The weight scales rows. The bias would be added after the product, to what is many times as wide
+/// as the norm's result; instead it goes into the product too. A layer norm's result `n` has mean
+/// zero, so all rows of a matrix may be shifted by the same row and `n` times it stays the same, and
+/// `n + 1` times it is that plus the sum of its rows: they are shifted until this sum is the offset.
 pub(crate) struct InProjection {
-    x: Projection,
-    z: Projection,
+    x: Matrix,
+    z: Matrix,
+    /// Whether it is to be given `n + 1`.
+    pub(crate) lifted: bool,
 }
-
-/// `[d_model, mixers * d_inner]`, with the norm's weight folded into the rows and its bias into the
-/// offset.
-struct Projection {
-    weight: Matrix,
-    offset: Option<Vec<f64>>,
-}
-
-impl Projection {
-    /// `hidden` times the weight, plus the offset; in half precision `hidden` ends with [`ONES`].
-    fn project(&self, g: &mut GraphBuilder, precision: Precision, hidden: &Value) -> Value {
-        let mut weight = self.weight.clone();
-        let mut added = self.offset.as_deref();
-        if precision == Precision::F16
-            && let Some(offset) = added.take()
-        {
-            weight = Matrix::below(&[weight, Matrix::row_of(offset, ONES)]);
-        }
-        let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
-        let product = g.matmul(hidden, &weight);
-        match added {
-            Some(offset) => {
-                let offset = g.floats("bias", &[offset.len()], offset);
-                g.add(&product, &offset)
-            }
-            None => product,
-        }
-    }
-}
-
-/// Columns of ones that a hidden state in half precision is lengthened by, so that its projection adds
-/// the offset: an addition after it would read and write what is many times as wide. Tensor cores take
-/// rows of a multiple of eight values.
-const ONES: usize = 8;
 
 /// Parameters of a norm, to be folded.
 pub(crate) struct NormParameters {
     pub(crate) weight: Vec<f64>,
+    /// Of a layer norm alone.
     pub(crate) bias: Option<Vec<f64>>,
 }
 
 impl InProjection {
     /// `norms` belong to the mixers, one each; `None` leaves the norm to the graph.
     pub(crate) fn new(mixers: &[Oriented<'_>], norms: Option<&[NormParameters]>) -> Result<Self> {
+        let lifted = norms.is_some_and(|norms| norms.iter().any(|norm| norm.bias.is_some()));
         let (mut xs, mut zs) = (Vec::new(), Vec::new());
-        let mut offsets = Vec::new();
         for (index, oriented) in mixers.iter().enumerate() {
             let mut weight = Matrix::transposed(&oriented.mixer.in_proj)?;
             let d_inner = weight.columns / 2;
             if let Some(norm) = norms.map(|norms| &norms[index]) {
-                if let Some(bias) = &norm.bias {
-                    offsets.push(weight.apply(bias));
-                }
+                let offset = norm.bias.as_ref().map(|bias| weight.apply(bias));
                 weight = weight.scale_rows(&norm.weight);
+                if lifted {
+                    let offset = offset.unwrap_or_else(|| vec![0.0; weight.columns]);
+                    weight = weight.shift_rows_to_sum(&offset);
+                }
             }
             xs.push(weight.columns(0, d_inner));
             zs.push(weight.columns(d_inner, d_inner));
         }
-        let halves = |half: fn(&[f64]) -> &[f64]| {
-            (!offsets.is_empty())
-                .then(|| offsets.iter().flat_map(|offset| half(offset)).copied().collect())
-        };
-        Ok(Self {
-            x: Projection {
-                weight: Matrix::beside(&xs),
-                offset: halves(|offset| &offset[..offset.len() / 2]),
-            },
-            z: Projection {
-                weight: Matrix::beside(&zs),
-                offset: halves(|offset| &offset[offset.len() / 2..]),
-            },
-        })
+        Ok(Self { x: Matrix::beside(&xs), z: Matrix::beside(&zs), lifted })
     }
 }
 
@@ -132,14 +96,12 @@ pub(crate) fn mixers(
     hidden: &Value,
 ) -> Result<Value> {
     let precision = encoder.precision;
-    let mut hidden = hidden.clone();
-    if precision == Precision::F16 && in_projection.x.offset.is_some() {
-        let pads = g.integers(&[0, 0, 0, 0, 0, ONES as i64]);
-        let one = g.numbers("one", &[], &[1.0], precision);
-        hidden = g.node("Pad", &[&hidden, &pads, &one], &[]);
-    }
-    let x = g.scope("in_proj_x", |g| in_projection.x.project(g, precision, &hidden));
-    let z = g.scope("in_proj_z", |g| in_projection.z.project(g, precision, &hidden));
+    let project = |g: &mut GraphBuilder, weight: &Matrix| {
+        let weight = g.numbers("weight", &weight.shape(), &weight.data, precision);
+        g.matmul(hidden, &weight)
+    };
+    let x = g.scope("in_proj_x", |g| project(g, &in_projection.x));
+    let z = g.scope("in_proj_z", |g| project(g, &in_projection.z));
 
     let y = match (encoder.lowering, precision) {
         (Lowering::Function, _) => {

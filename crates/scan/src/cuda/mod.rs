@@ -25,11 +25,11 @@ pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
 /// The kernels in [`SOURCE`]; a [`Launch`] names one by its place here.
 pub const KERNELS: [&str; 12] = [
     "scan_f32_8",
-    "scan_f32_12",
+    "scan_f32_16",
     "scan_f32_24",
     "scan_f32_any",
     "scan_f16_8",
-    "scan_f16_12",
+    "scan_f16_16",
     "scan_f16_24",
     "scan_f16_any",
     "conv_f32_4",

@@ -78,10 +78,10 @@ pub struct ScanPlan {
 
 /// Constants of the kernels: scanning and moving threads of a channel, tokens of a tile, channels of the
 /// blocks in the order of [`KERNELS`](super::KERNELS), the `d_state` with kernels of its own.
-const LANES: usize = 8;
+const LANES: usize = 4;
 const MOVERS: usize = 8;
 const TILE: usize = 32;
-const CHANNELS: [usize; 3] = [8, 12, 24];
+const CHANNELS: [usize; 3] = [8, 16, 24];
 const USUAL_D_STATE: usize = 16;
 
 impl ScanPlan {
@@ -193,13 +193,13 @@ mod tests {
     #[test]
     fn blocks_are_as_large_as_keeps_every_multiprocessor_busy() {
         let pair = [false, true, false, true];
-        assert_eq!(launch(&call(&pair), &LIMITS), ("scan_f32_24", 128, 768));
+        assert_eq!(launch(&call(&pair), &LIMITS), ("scan_f32_24", 128, 576));
         let one = ScanCall { batch: 1, element: Element::F16, ..call(&pair) };
-        assert_eq!(launch(&one, &LIMITS), ("scan_f16_8", 96, 256));
+        assert_eq!(launch(&one, &LIMITS), ("scan_f16_8", 96, 192));
         let single = ScanCall { groups: 1, ..call(&pair[..2]) };
-        assert_eq!(launch(&single, &LIMITS), ("scan_f32_12", 128, 384));
+        assert_eq!(launch(&single, &LIMITS), ("scan_f32_16", 96, 384));
         let small = Limits { shared_bytes: 64 * 1024, ..LIMITS };
-        assert_eq!(launch(&call(&pair), &small), ("scan_f32_8", 384, 256));
+        assert_eq!(launch(&call(&pair), &small), ("scan_f32_8", 384, 192));
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
         let single = [true, false];
         let odd = ScanCall { d_state: 5, ..call(&single) };
         assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
-        assert_eq!(launch(&odd, &LIMITS).2, 128);
+        assert_eq!(launch(&odd, &LIMITS).2, 96);
         let odd = ScanCall { d_inner: 385, batch: 1, ..call(&single) };
         assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
     }
@@ -235,9 +235,9 @@ mod tests {
             let message = ScanPlan::new(&call, &LIMITS).unwrap_err().to_string();
             assert!(message.contains(needle), "{message}");
         }
-        let small = Limits { shared_bytes: 48 * 1024, ..LIMITS };
+        let small = Limits { shared_bytes: 32 * 1024, ..LIMITS };
         let message =
             ScanPlan::new(&call(&[true, false, true, false]), &small).unwrap_err().to_string();
-        assert!(message.starts_with("`shared memory` is 57344"), "{message}");
+        assert!(message.starts_with("`shared memory` is 40960"), "{message}");
     }
 }

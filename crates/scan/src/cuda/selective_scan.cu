@@ -1,6 +1,6 @@
 // The selective scan in one launch, from the first token to the last: time is not cut.
 //
-// Eight lanes share a channel, each with a part of its states, and the two directions of a mixer are
+// Four lanes share a channel, each with a part of its states, and the two directions of a mixer are
 // two sides of one block, which walk towards each other. The recurrence of a token is one
 // multiply-add, so a few warps hide it; what bounds the kernel is one exponential for each state of
 // each token, and no chunk of tokens is walked twice to find the state that it starts from.
@@ -34,10 +34,11 @@ struct ScanArguments {
     unsigned reverse[REVERSE_WORDS];
 };
 
-constexpr int LANES = 8;  // scanning threads of a channel
+constexpr int LANES = 4;  // scanning threads of a channel
 constexpr int MOVERS = 8;  // moving threads of a channel
 constexpr int TILE = 32;  // tokens that are in shared memory at a time
 constexpr int GROUP = 4;  // tokens that are in registers at a time
+constexpr int BANKS = 32;  // of shared memory
 
 // What becomes of the sums of a tile.
 enum Meeting {
@@ -252,14 +253,30 @@ struct Mover {
 
     // Prepares what was fetched. Tokens beyond the last change states that nothing reads.
     __device__ __forceinline__ void unpack(Tile<CHANNELS, STATES> &tile) {
+        float dt[EACH][PAIR];
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+#pragma unroll
+            for (int k = 0; k < PAIR; k++) {
+                dt[i][k] = raw_delta[i][k] + bias[k];
+            }
+        }
+        // Asked once for all: a chain of a softplus fills the waits of the others.
+        if (scan.delta_softplus) {
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+#pragma unroll
+                for (int k = 0; k < PAIR; k++) {
+                    dt[i][k] = softplus(dt[i][k]);
+                }
+            }
+        }
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
 #pragma unroll
             for (int k = 0; k < PAIR; k++) {
                 const float u = raw_u[i][k];
-                float dt = raw_delta[i][k] + bias[k];
-                dt = scan.delta_softplus ? softplus(dt) : dt;
-                tile.steps[token + i * HOP][channel + k] = Step{dt, dt * u};
+                tile.steps[token + i * HOP][channel + k] = Step{dt[i][k], dt[i][k] * u};
                 skipped[0][i][k] = skipped[1][i][k];
                 skipped[1][i][k] = skipped[2][i][k];
                 skipped[2][i][k] = skip[k] * u;
@@ -269,11 +286,15 @@ struct Mover {
         for (int i = 0; i < ROWS; i++) {
             const int row = row_token + i * ROW_HOP;
             if (row < TILE) {
+                // One after the other, so that each is written as words.
+                Row<STATES> &to = tile.rows[row][state / STATES];
 #pragma unroll
                 for (int k = 0; k < QUAD; k++) {
-                    Row<STATES> &to = tile.rows[row][(state + k) / STATES];
-                    to.b[(state + k) % STATES] = raw_b[i][k];
-                    to.c[(state + k) % STATES] = raw_c[i][k];
+                    to.b[state % STATES + k] = raw_b[i][k];
+                }
+#pragma unroll
+                for (int k = 0; k < QUAD; k++) {
+                    to.c[state % STATES + k] = raw_c[i][k];
                 }
             }
         }
@@ -311,26 +332,22 @@ struct Mover {
         gate += EACH * gate_hop;
     }
 
-    // The sums over the lanes of what this thread moves at a token. Four lanes are added, then two
-    // such sums, and neighbouring threads start at different ones: no bank is read twice at once.
+    // The sums over the lanes of what this thread moves at a token. Neighbouring threads start at
+    // different channels: no bank is read twice at once.
     __device__ __forceinline__ void add_lanes(const Tile<CHANNELS, STATES> &tile, int within, int i,
                                               float (&sum)[PAIR]) const {
-        constexpr int FOURS = PAIR * LANES / 4;
-        const int turn = within / (4 / PAIR) % FOURS;
+        static_assert(LANES == 4 && PAIR <= 2, "a channel is one word of four sums");
         const auto fours = reinterpret_cast<const float4 *>(tile.parts[token + i * HOP][channel]);
-        float halves[FOURS];
+        const int turn = within / (BANKS / (LANES * PAIR)) % PAIR;
+        float sums[PAIR];
 #pragma unroll
-        for (int k = 0; k < FOURS; k++) {
+        for (int k = 0; k < PAIR; k++) {
             const float4 four = fours[k ^ turn];
-            halves[k] = (four.x + four.y) + (four.z + four.w);
+            sums[k] = (four.x + four.y) + (four.z + four.w);
         }
 #pragma unroll
         for (int k = 0; k < PAIR; k++) {
-            const int other = PAIR - 1 - k;
-            const bool swapped = turn / 2;
-            const float straight = halves[2 * k] + halves[2 * k + 1];
-            const float crossed = halves[2 * other] + halves[2 * other + 1];
-            sum[k] = (swapped ? crossed : straight) + skipped[0][i][k];
+            sum[k] = (turn ? sums[PAIR - 1 - k] : sums[k]) + skipped[0][i][k];
         }
     }
 
@@ -481,11 +498,11 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
     }
 
 // Sixteen states and an even number of channels; then any.
-SCAN(scan_f32_8, float, 8, 2, 2, 4, 3)
-SCAN(scan_f32_12, float, 12, 2, 2, 4, 2)
-SCAN(scan_f32_24, float, 24, 2, 2, 4, 1)
-SCAN(scan_f32_any, float, 8, 4, 1, 1, 1)
-SCAN(scan_f16_8, Half, 8, 2, 2, 4, 3)
-SCAN(scan_f16_12, Half, 12, 2, 2, 4, 2)
-SCAN(scan_f16_24, Half, 24, 2, 2, 4, 1)
-SCAN(scan_f16_any, Half, 8, 4, 1, 1, 1)
+SCAN(scan_f32_8, float, 8, 4, 2, 4, 3)
+SCAN(scan_f32_16, float, 16, 4, 2, 4, 2)
+SCAN(scan_f32_24, float, 24, 4, 2, 4, 1)
+SCAN(scan_f32_any, float, 8, 8, 1, 1, 1)
+SCAN(scan_f16_8, Half, 8, 4, 2, 4, 3)
+SCAN(scan_f16_16, Half, 16, 4, 2, 4, 2)
+SCAN(scan_f16_24, Half, 24, 4, 2, 4, 1)
+SCAN(scan_f16_any, Half, 8, 8, 1, 1, 1)

@@ -12,7 +12,7 @@ use crate::{
     Precision,
     graph::{GraphBuilder, Value},
     lower::{
-        block::norm,
+        block::{Affine, norm},
         matrix::{Matrix, vector},
     },
 };
@@ -27,12 +27,28 @@ pub(crate) fn block(
 ) -> Result<Value> {
     let d_model = weights.attention.proj.dim(0)?;
     let kind = NormKind::Layer;
-    let hidden =
-        norm(g, "norm1", kind, precision, d_model, Some(&weights.norm1), NORM_EPS, tokens)?;
+    let hidden = norm(
+        g,
+        "norm1",
+        kind,
+        precision,
+        d_model,
+        Affine::Weights(&weights.norm1),
+        NORM_EPS,
+        tokens,
+    )?;
     let update = g.scope("attn", |g| attention(g, &weights.attention, form, precision, &hidden))?;
     let tokens = g.add(tokens, &update);
-    let hidden =
-        norm(g, "norm2", kind, precision, d_model, Some(&weights.norm2), NORM_EPS, &tokens)?;
+    let hidden = norm(
+        g,
+        "norm2",
+        kind,
+        precision,
+        d_model,
+        Affine::Weights(&weights.norm2),
+        NORM_EPS,
+        &tokens,
+    )?;
     let update = g.scope("mlp", |g| mlp(g, &weights.mlp, precision, &hidden))?;
     Ok(g.add(&tokens, &update))
 }

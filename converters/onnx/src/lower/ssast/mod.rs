@@ -9,7 +9,7 @@ use ssamba_model_common::NormKind;
 use ssamba_ssast::{CLASS_TOKENS, Model, NORM_EPS};
 
 use super::{
-    block::norm,
+    block::{Affine, norm},
     head::{Pooling, Results, classify, pool},
     patch_embed::patch_embed,
 };
@@ -39,7 +39,8 @@ pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> R
         tokens = g.scope("norm", |g| g.cast(&tokens, wide));
     }
     let kind = NormKind::Layer;
-    let tokens = norm(g, "norm", kind, wide, d_model, Some(&weights.norm), NORM_EPS, &tokens)?;
+    let tokens =
+        norm(g, "norm", kind, wide, d_model, Affine::Weights(&weights.norm), NORM_EPS, &tokens)?;
     let shape =
         Pooling { head: model.recipe().head, class_tokens: CLASS_TOKENS, seq_len: model.seq_len() };
     let embedding = g.scope("pool", |g| pool(g, &shape, &tokens));
