@@ -23,6 +23,8 @@ mod selective_scan;
 mod session;
 mod short_conv;
 
+#[cfg(feature = "cuda")]
+pub use cuda::ArenaUse;
 pub use library::Library;
 pub use message::OUT_OF_MEMORY;
 pub use missing::MissingLibrary;

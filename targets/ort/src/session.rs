@@ -26,7 +26,7 @@ use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{Bound, Device};
+use crate::cuda::{ArenaUse, Bound, Device, allocator};
 use crate::{Library, Placement, Provider, library, message::readable};
 
 /// How to open a file.
@@ -220,6 +220,17 @@ impl OrtSession {
         bound.run(&mut self.graph).with_context(|| format!("{provider}: run failed"))?;
         self.captures = false;
         Ok(())
+    }
+
+    /// Device memory that the session's tensors are in.
+    ///
+    /// # Errors
+    /// When the provider is not a GPU's, or its arena does not tell.
+    pub fn arena_use(&self) -> Result<ArenaUse> {
+        let provider = self.provider.name();
+        let Some(cuda) = self.provider.device() else { bail!("{provider}: not on a GPU") };
+        let allocator = allocator(&self.graph, cuda.device).context(provider)?;
+        ArenaUse::of(&allocator).context(provider)
     }
 
     /// The outputs of the last run.

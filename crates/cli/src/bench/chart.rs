@@ -170,6 +170,7 @@ mod tests {
             tokens,
             median_ms,
             min_ms: None,
+            tensors_mib: None,
             peak_mib: None,
             failed: None,
         }

@@ -166,8 +166,10 @@ pub struct Point {
     /// Median and fastest of the timed runs, input and outputs on the device.
     pub median_ms: Option<f64>,
     pub min_ms: Option<f64>,
-    /// Device memory that running adds to what the open file holds.
+    /// Device memory that running adds to what the open file holds, of everything on the device.
     pub peak_mib: Option<f64>,
+    /// The same of tensors alone, at the time when they take the most.
+    pub tensors_mib: Option<f64>,
     /// Why there are no figures.
     pub failed: Option<String>,
 }
@@ -201,8 +203,8 @@ pub fn run(args: &Args) -> Result<Answer> {
         points: Vec::new(),
     };
     terminal::note(format!(
-        "{:<11} {:<6} {:<5} {:>5} {:>7} {:>10} {:>10} {:>10}",
-        "network", "size", "", "batch", "tokens", "median ms", "min ms", "peak MiB"
+        "{:<11} {:<6} {:<5} {:>5} {:>7} {:>10} {:>10} {:>10} {:>11}",
+        "network", "size", "", "batch", "tokens", "median ms", "min ms", "peak MiB", "tensors MiB"
     ));
     for curve in curves(args) {
         for &tokens in &args.tokens {
@@ -256,10 +258,11 @@ fn line(point: &Point) -> String {
     let Point { network, size, precision, batch, tokens, .. } = point;
     let precision = precision.to_string();
     let figures = format!(
-        "{network:<11} {size:<6} {precision:<5} {batch:>5} {tokens:>7} {:>10} {:>10} {:>10}",
+        "{network:<11} {size:<6} {precision:<5} {batch:>5} {tokens:>7} {:>10} {:>10} {:>10} {:>11}",
         figure(point.median_ms),
         figure(point.min_ms),
-        figure(point.peak_mib)
+        figure(point.peak_mib),
+        figure(point.tensors_mib)
     );
     match &point.failed {
         Some(reason) => format!("{figures}  {reason}"),
@@ -278,9 +281,10 @@ fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
         median_ms: None,
         min_ms: None,
         peak_mib: None,
+        tensors_mib: None,
         failed: None,
     };
-    let mut figures = || -> Result<(Vec<f64>, Option<f64>)> {
+    let mut figures = || -> Result<Figures> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("model.onnx");
         let model = ssamba_onnx::Network::hashed(network.architecture(), size.into(), tokens)?;
@@ -302,11 +306,12 @@ fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
         time(args, &mut session, &fbank, batch / together)
     };
     match figures() {
-        Ok((mut times, peak)) => {
+        Ok(Figures { mut times, memory }) => {
             times.sort_by(f64::total_cmp);
             point.min_ms = times.first().copied();
             point.median_ms = times.get(times.len() / 2).copied();
-            point.peak_mib = peak;
+            point.peak_mib = memory.map(|memory| memory.device);
+            point.tensors_mib = memory.map(|memory| memory.tensors);
         }
         Err(error) => point.failed = Some(reason(&error)),
     }
@@ -340,16 +345,31 @@ fn open(args: &Args, path: &Path) -> Result<OrtSession> {
     )
 }
 
-/// Milliseconds of each timed run of `parts` inputs, and the MiB of device memory that they took.
-fn time(
-    args: &Args,
-    session: &mut OrtSession,
-    fbank: &Tensor,
-    parts: usize,
-) -> Result<(Vec<f64>, Option<f64>)> {
+/// What a case took.
+struct Figures {
+    /// Milliseconds of each timed run.
+    times: Vec<f64>,
+    /// On a device that is not the CPU.
+    memory: Option<Memory>,
+}
+
+/// MiB more than with the file open.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// In use on the device.
+    device: f64,
+    /// In tensors, at most.
+    tensors: f64,
+}
+
+/// Times runs of `parts` inputs.
+fn time(args: &Args, session: &mut OrtSession, fbank: &Tensor, parts: usize) -> Result<Figures> {
     let on_device = args.provider == Device::Cuda;
     let in_use = || Gpu::query(args.device).map(|gpu| gpu.memory_in_use);
-    let before = if on_device { in_use()? } else { 0 };
+    let before = match on_device {
+        true => Some((in_use()?, session.arena_use()?.now)),
+        false => None,
+    };
     if on_device {
         session.write(fbank)?;
     }
@@ -366,16 +386,20 @@ fn time(
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let peak = match on_device {
-        true => Some(in_use()?.saturating_sub(before) as f64 / f64::from(1 << 20)),
-        false => None,
+    let mib = |now: usize, before: usize| now.saturating_sub(before) as f64 / f64::from(1 << 20);
+    let memory = match before {
+        Some((device, tensors)) => Some(Memory {
+            device: mib(in_use()?, device),
+            tensors: mib(session.arena_use()?.most, tensors),
+        }),
+        None => None,
     };
     if on_device {
         let outputs = session.read()?;
         let finite = outputs.iter().all(|(_, tensor)| tensor.data().iter().all(|x| x.is_finite()));
         ensure!(finite, "the outputs are not finite");
     }
-    Ok((times, peak))
+    Ok(Figures { times, memory })
 }
 
 fn write(folder: &Path, report: &Report) -> Result<()> {

@@ -13,6 +13,14 @@ use ssamba_contract::{Outputs, Tensor, io::FBANK};
 use super::Device;
 use crate::message::readable;
 
+/// What a session takes memory of its device from.
+pub(crate) fn allocator(graph: &Graph, number: u32) -> Result<Allocator> {
+    let number = i32::try_from(number)?;
+    let kind = (AllocatorType::Device, MemoryType::Default);
+    let info = MemoryInfo::new(AllocationDevice::CUDA, number, kind.0, kind.1).map_err(readable)?;
+    Allocator::new(graph, info).map_err(readable)
+}
+
 /// A session's input and outputs for one batch.
 #[derive(Debug)]
 pub(crate) struct Bound {
@@ -36,15 +44,7 @@ impl Bound {
         number: u32,
         shape: &[usize],
     ) -> Result<Self> {
-        let number = i32::try_from(number)?;
-        let info = MemoryInfo::new(
-            AllocationDevice::CUDA,
-            number,
-            AllocatorType::Device,
-            MemoryType::Default,
-        )
-        .map_err(readable)?;
-        let allocator = Allocator::new(graph, info).map_err(readable)?;
+        let allocator = allocator(graph, number)?;
         let room = |shape: &[usize]| Value::<f32>::new(&allocator, shape).map_err(readable);
         let mut binding = graph.create_binding().map_err(readable)?;
         let value = room(shape)?;

@@ -3,6 +3,7 @@
 //! CUDA's libraries are loaded at run time, when the first device is opened: building this crate
 //! needs none, and neither does running it on a machine without a GPU.
 
+mod arena;
 mod bound;
 mod compiler;
 mod operands;
@@ -31,7 +32,8 @@ use ort::{
 };
 use ssamba_scan::cuda::{Element, KERNELS, Launch, Limits};
 
-pub(crate) use bound::Bound;
+pub use arena::ArenaUse;
+pub(crate) use bound::{Bound, allocator};
 pub(crate) use operands::Operands;
 
 use crate::{MissingLibrary, operator::Backend};
@@ -54,6 +56,7 @@ pub(crate) struct Gpu {
 
 impl Backend for Gpu {
     const PROVIDER: &'static str = "CUDAExecutionProvider";
+    const IN_PLACE: bool = true;
 
     fn sequences(&self) -> TensorElementType {
         match self.element {
