@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ssamba_contract::{Tensor, op::Combine};
+use ssamba_contract::Tensor;
 use ssamba_onnx::{conv_model, scan_model};
 use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession, suite::no_card};
 
@@ -11,7 +11,6 @@ use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession,
 struct Problem {
     groups: usize,
     reverse: &'static [bool],
-    combine: Combine,
     batch: usize,
     seq_len: usize,
     d_inner: usize,
@@ -50,8 +49,7 @@ impl Problem {
         let streams = self.reverse.len();
         let directions = streams / groups;
         let at = |operand: usize, index: usize| f64::from(operands[operand].data()[index]);
-        let blocks = if self.combine == Combine::Sum { groups } else { streams };
-        let mut y = vec![0.0; batch * seq_len * blocks * d_inner];
+        let mut y = vec![0.0; batch * seq_len * groups * d_inner];
         for b in 0..batch {
             for (stream, &reverse) in self.reverse.iter().enumerate() {
                 for channel in 0..d_inner {
@@ -69,10 +67,8 @@ impl Problem {
                                 + dt * at(3, narrow) * u;
                             sum += at(4, narrow) * *h;
                         }
-                        let mixer = stream / directions;
-                        let z = at(6, (row * groups + mixer) * d_inner + channel);
-                        let block = if self.combine == Combine::Sum { mixer } else { stream };
-                        let out = (row * blocks + block) * d_inner + channel;
+                        let out = (row * groups + stream / directions) * d_inner + channel;
+                        let z = at(6, out);
                         y[out] += scale * sum * z / (1.0 + (-z).exp());
                     }
                 }
@@ -99,10 +95,7 @@ fn kernel(problem: &Problem, operands: &[Tensor; 8], scale: f32) -> Vec<f32> {
         groups: problem.groups,
         reverse: problem.reverse,
         delta_softplus: true,
-        combine: match problem.combine {
-            Combine::Sum => ssamba_scan::Combine::Sum,
-            Combine::None => ssamba_scan::Combine::None,
-        },
+        combine: ssamba_scan::Combine::Sum,
         scale,
         u,
         delta,
@@ -133,7 +126,6 @@ fn kernel_and_function_body_compute_the_definition() {
         [(1, BOTH, 8), (2, PAIR, 13)].map(|(groups, reverse, d_inner)| Problem {
             groups,
             reverse,
-            combine: Combine::Sum,
             batch: 2,
             seq_len,
             d_inner,
@@ -144,7 +136,6 @@ fn kernel_and_function_body_compute_the_definition() {
     let usual = Problem {
         groups: 1,
         reverse: BOTH,
-        combine: Combine::Sum,
         batch: 3,
         seq_len: 33,
         d_inner: 8,
@@ -160,19 +151,16 @@ fn kernel_and_function_body_compute_the_definition() {
         Problem { reverse: SWAPPED, ..usual },
         Problem { groups: 2, reverse: BOTH, ..usual },
         Problem { groups: 2, reverse: CROSSED, ..usual },
-        Problem { combine: Combine::None, ..usual },
-        Problem { combine: Combine::None, reverse: FORWARD, ..usual },
-        Problem { combine: Combine::None, groups: 2, reverse: CROSSED, ..usual },
         Problem { d_state: 1, ..usual },
         Problem { d_state: 5, ..usual },
         Problem { d_state: 32, ..usual },
     ];
     for problem in by_length.chain(special) {
-        let Problem { groups, reverse, combine, d_inner, d_state, .. } = problem;
+        let Problem { groups, reverse, d_inner, d_state, .. } = problem;
         let scale = 0.5;
         let model = folder.path().join("scan.onnx");
-        let bytes = scan_model(groups, reverse, combine, scale, d_inner, d_state).unwrap();
-        std::fs::write(&model, bytes).unwrap();
+        std::fs::write(&model, scan_model(groups, reverse, scale, d_inner, d_state).unwrap())
+            .unwrap();
         let operands = problem.operands();
         let want = problem.definition(&operands, f64::from(scale));
         // Errors of a sum are judged by the size of what it sums up to.

@@ -8,7 +8,6 @@ use protobuf::Message;
 use ssamba_contract::{
     Card, Lowering,
     io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS},
-    op::Combine,
 };
 use ssamba_model::{Head, Model, head::SECONDS};
 
@@ -80,12 +79,6 @@ fn ssamba(
     let scan = ScanConfiguration {
         groups,
         reverse,
-        // In half precision for a GPU: what the scan puts out then takes the place of what it reads, and
-        // the out-projection adds the directions.
-        combine: match options.precision {
-            Precision::F32 => Combine::Sum,
-            Precision::F16 => Combine::None,
-        },
         // Halving is a power of two, folded into the out-projection.
         scale: 1.0,
         d_inner: config.d_inner,

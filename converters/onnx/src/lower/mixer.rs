@@ -7,10 +7,7 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
-use ssamba_contract::{
-    Lowering,
-    op::{self, Combine},
-};
+use ssamba_contract::{Lowering, op};
 use ssamba_model::{
     Config,
     weights::{MixerWeights, StreamWeights},
@@ -119,15 +116,11 @@ pub(crate) fn mixers(
         }
     };
 
-    let kept_apart =
-        encoder.lowering == Lowering::Function && encoder.scan.combine == Combine::None;
-    let mut out = Vec::new();
-    for oriented in mixers {
-        let weight = Matrix::transposed(&oriented.mixer.out_proj)?.scale(out_scale);
-        let directions = if kept_apart { oriented.streams().len() } else { 1 };
-        out.extend(vec![weight; directions]);
-    }
-    let out = Matrix::below(&out);
+    let out = mixers
+        .iter()
+        .map(|oriented| Matrix::transposed(&oriented.mixer.out_proj))
+        .collect::<Result<Vec<_>>>()?;
+    let out = Matrix::below(&out).scale(out_scale);
     let weight = g.numbers("out_proj.weight", &out.shape(), &out.data, precision);
     Ok(g.scope("out_proj", |g| g.matmul(&y, &weight)))
 }
@@ -151,8 +144,7 @@ fn short_conv(
     Ok(u.remove(0))
 }
 
-/// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`, or as
-/// many blocks as streams where their sums are kept apart.
+/// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`.
 fn selective_scan(
     g: &mut GraphBuilder,
     encoder: &Encoder<'_>,

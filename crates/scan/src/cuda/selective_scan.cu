@@ -22,7 +22,7 @@ struct ScanArguments {
     const float *d_skip;      // or null
     const void *z;            // or null
     const float *delta_bias;  // or null
-    void *y;  // or `u`, where they have the same size
+    void *y;
     int seq_len;
     int d_inner;
     int d_state;
@@ -219,12 +219,8 @@ struct Mover {
         rows_left = state < scan.d_state ? length - row_token : 0;
     }
 
-    __device__ __forceinline__ static const Values *place_of(const void *operand, unsigned place) {
-        return reinterpret_cast<const Values *>(static_cast<const T *>(operand) + place);
-    }
-
     __device__ __forceinline__ static Values values(const void *operand, unsigned place) {
-        return load(place_of(operand, place));
+        return load(reinterpret_cast<const Values *>(static_cast<const T *>(operand) + place));
     }
 
     __device__ __forceinline__ static States states(const void *operand, unsigned place) {
@@ -240,8 +236,7 @@ struct Mover {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const bool exists = i * HOP < left;
-            // `y` may be in its place, so not through the cache for what no thread writes.
-            raw_u[i] = exists ? *place_of(scan.u, wide + i * wide_hop) : Values{};
+            raw_u[i] = exists ? values(scan.u, wide + i * wide_hop) : Values{};
             raw_delta[i] = exists ? values(scan.delta, wide + i * wide_hop) : Values{};
         }
         wide += EACH * wide_hop;

@@ -56,7 +56,6 @@ pub(crate) struct Gpu {
 
 impl Backend for Gpu {
     const PROVIDER: &'static str = "CUDAExecutionProvider";
-    const IN_PLACE: bool = true;
 
     fn sequences(&self) -> TensorElementType {
         match self.element {
