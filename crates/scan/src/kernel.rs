@@ -1,5 +1,4 @@
-//! The recurrence over a block of channels: one body, generic over [`Vector`], and a wrapper per
-//! instruction set.
+//! The recurrence over a block of channels: one body, generic over [`Vector`].
 //!
 //! Lanes are channels. Operands are token-major, so a row of a block is one contiguous load, and the
 //! sum over states needs no horizontal add: `b` and `c` are broadcast instead. The state of the
@@ -13,50 +12,17 @@ use crate::blocks::Block;
 use crate::math::{exp2, exp2_not_above_1, silu, softplus};
 use crate::output::Output;
 use crate::scan::{Combine, MAX_D_STATE, Scan};
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
-use crate::vector::{MAX_LANES, Portable, Vector, load, store};
-
-/// Vectors of a full block in plain Rust.
-const PORTABLE_VECTORS: usize = 2;
-/// Channels of a full block in plain Rust.
-pub(crate) const PORTABLE_CHANNELS: usize = PORTABLE_VECTORS * Portable::LANES;
-
-/// Vectors of a full block on AVX2: four share each load of a constant of the exponential, for which
-/// 16 registers are too few.
-#[cfg(target_arch = "x86_64")]
-const AVX2_VECTORS: usize = 4;
-/// Channels of a full block on AVX2.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const AVX2_CHANNELS: usize = AVX2_VECTORS * Avx2::LANES;
-
-/// Vectors of a full block on AVX-512, whose 32 registers hold the constants too.
-#[cfg(target_arch = "x86_64")]
-const AVX512_VECTORS: usize = 4;
-/// Channels of a full block on AVX-512.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const AVX512_CHANNELS: usize = AVX512_VECTORS * Avx512::LANES;
+use crate::tier::Kernel;
+use crate::vector::{MAX_LANES, Vector, load, store};
 
 /// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
 const USUAL_D_STATE: usize = 16;
 
-/// [`mixer`] in plain Rust.
-pub(crate) fn portable(scan: &Scan<'_>, block: Block, out: &Output<'_>) {
-    mixer::<_, PORTABLE_VECTORS>(Portable::ZERO, scan, block, out);
-}
-
-/// [`mixer`] on AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-pub(crate) fn avx2(zero: Avx2, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
-    mixer::<_, AVX2_VECTORS>(zero, scan, block, out);
-}
-
-/// [`mixer`] on AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn avx512(zero: Avx512, scan: &Scan<'_>, block: Block, out: &Output<'_>) {
-    mixer::<_, AVX512_VECTORS>(zero, scan, block, out);
+impl Kernel for Scan<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const W: usize>(&self, zero: V, block: Block, out: &Output<'_>) {
+        mixer::<V, W>(zero, self, block, out);
+    }
 }
 
 /// Walks all directions of a mixer: a full block `W` vectors at a time, what remains of the channels

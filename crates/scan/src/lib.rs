@@ -53,10 +53,10 @@ mod scan;
 mod short_conv;
 #[cfg(test)]
 mod testing;
+mod tier;
 mod vector;
 
 pub use pool::{Inline, Pool, Threads};
-pub use scan::{
-    Combine, MAX_D_STATE, Scan, ScanError, Tier, selective_scan, selective_scan_on, tier,
-};
+pub use scan::{Combine, MAX_D_STATE, Scan, ScanError, selective_scan, selective_scan_on};
 pub use short_conv::{Activation, MAX_TAPS, ShortConv, ShortConvError, short_conv, short_conv_on};
+pub use tier::{Tier, tier};

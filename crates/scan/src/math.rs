@@ -96,6 +96,8 @@ mod tests {
             if let Some(zero) = crate::vector::Avx2::detect() {
                 $check("avx2", &inputs, apply(zero, $function, &inputs));
             }
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            $check("neon", &inputs, apply(crate::vector::Neon::zero(), $function, &inputs));
             #[cfg(target_arch = "x86_64")]
             if let Some(zero) = crate::vector::Avx512::detect() {
                 $check("avx512", &inputs, apply(zero, $function, &inputs));

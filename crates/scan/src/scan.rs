@@ -20,12 +20,10 @@
 
 use std::fmt;
 
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
-    kernel,
     pool::Pool,
+    tier::{NotRun, Tier, tier},
 };
 
 /// Largest `d_state` that a scan accepts.
@@ -81,49 +79,6 @@ pub struct Scan<'a> {
     pub z: Option<&'a [f32]>,
     /// `[S * D]`
     pub delta_bias: Option<&'a [f32]>,
-}
-
-/// A set of instructions that the scan is compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tier {
-    /// Plain Rust; runs everywhere.
-    Portable,
-    /// x86-64 with AVX2 and FMA.
-    Avx2,
-    /// x86-64 with AVX-512F.
-    Avx512,
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-        })
-    }
-}
-
-/// The fastest tier of this CPU.
-pub fn tier() -> Tier {
-    let fastest_first = [Tier::Avx512, Tier::Avx2];
-    fastest_first.into_iter().find(|tier| tier.is_available()).unwrap_or(Tier::Portable)
-}
-
-impl Tier {
-    /// Whether this CPU has its instructions.
-    pub fn is_available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::detect().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::detect().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
-        }
-    }
 }
 
 /// A scan that was not run, or not to its end.
@@ -253,36 +208,12 @@ pub fn selective_scan_on(
 ) -> Result<(), ScanError> {
     scan.check(out)?;
     let blocks = Blocks { batch: scan.batch, groups: scan.groups, d_inner: scan.d_inner };
-    let ran = match tier {
-        Tier::Portable => blocks.run(out, pool, kernel::PORTABLE_CHANNELS, |block, out| {
-            kernel::portable(scan, block, out);
-        }),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => {
-            let zero = Avx2::detect().ok_or(ScanError::Unavailable(tier))?;
-            blocks.run(out, pool, kernel::AVX2_CHANNELS, |block, out| {
-                // SAFETY: the CPU has AVX2 and FMA, or there would be no `zero`.
-                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
-                unsafe {
-                    kernel::avx2(zero, scan, block, out);
-                }
-            })
+    tier.run(scan, &blocks, out, pool).map_err(|error| match error {
+        NotRun::Unavailable(tier) => ScanError::Unavailable(tier),
+        NotRun::Unfinished(Unfinished { finished, tasks }) => {
+            ScanError::Unfinished { finished, tasks }
         }
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => {
-            let zero = Avx512::detect().ok_or(ScanError::Unavailable(tier))?;
-            blocks.run(out, pool, kernel::AVX512_CHANNELS, |block, out| {
-                // SAFETY: the CPU has AVX-512F, or there would be no `zero`.
-                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
-                unsafe {
-                    kernel::avx512(zero, scan, block, out);
-                }
-            })
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 | Tier::Avx512 => return Err(ScanError::Unavailable(tier)),
-    };
-    ran.map_err(|Unfinished { finished, tasks }| ScanError::Unfinished { finished, tasks })
+    })
 }
 
 #[cfg(test)]

@@ -19,12 +19,10 @@ mod kernel;
 
 use std::fmt;
 
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
     pool::Pool,
-    scan::{Tier, tier},
+    tier::{NotRun, Tier, tier},
 };
 
 /// Most taps that a convolution accepts.
@@ -185,36 +183,12 @@ pub fn short_conv_on(
 ) -> Result<(), ShortConvError> {
     conv.check(out)?;
     let blocks = Blocks { batch: conv.batch, groups: conv.groups, d_inner: conv.d_inner };
-    let ran = match tier {
-        Tier::Portable => blocks.run(out, pool, kernel::PORTABLE_CHANNELS, |block, out| {
-            kernel::portable(conv, block, out);
-        }),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => {
-            let zero = Avx2::detect().ok_or(ShortConvError::Unavailable(tier))?;
-            blocks.run(out, pool, kernel::AVX2_CHANNELS, |block, out| {
-                // SAFETY: the CPU has AVX2 and FMA, or there would be no `zero`.
-                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
-                unsafe {
-                    kernel::avx2(zero, conv, block, out);
-                }
-            })
+    tier.run(conv, &blocks, out, pool).map_err(|error| match error {
+        NotRun::Unavailable(tier) => ShortConvError::Unavailable(tier),
+        NotRun::Unfinished(Unfinished { finished, tasks }) => {
+            ShortConvError::Unfinished { finished, tasks }
         }
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => {
-            let zero = Avx512::detect().ok_or(ShortConvError::Unavailable(tier))?;
-            blocks.run(out, pool, kernel::AVX512_CHANNELS, |block, out| {
-                // SAFETY: the CPU has AVX-512F, or there would be no `zero`.
-                #[expect(unsafe_code, reason = "calls a `target_feature` function")]
-                unsafe {
-                    kernel::avx512(zero, conv, block, out);
-                }
-            })
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 | Tier::Avx512 => return Err(ShortConvError::Unavailable(tier)),
-    };
-    ran.map_err(|Unfinished { finished, tasks }| ShortConvError::Unfinished { finished, tasks })
+    })
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Operands {
 
 /// The tiers that this CPU runs.
 pub(crate) fn tiers() -> Vec<Tier> {
-    let all = [Tier::Portable, Tier::Avx2, Tier::Avx512];
+    let all = [Tier::Portable, Tier::Neon, Tier::Avx2, Tier::Avx512];
     all.into_iter().filter(|tier| tier.is_available()).collect()
 }
 

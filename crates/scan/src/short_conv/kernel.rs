@@ -1,5 +1,4 @@
-//! The convolutions of a block of channels: one body, generic over [`Vector`], and a wrapper per
-//! instruction set.
+//! The convolutions of a block of channels: one body, generic over [`Vector`].
 //!
 //! Lanes are channels. The taps of a block are turned to lanes once for the whole walk; the rows that
 //! they meet are loaded again for every token, from the first-level cache.
@@ -12,50 +11,26 @@ use super::{Activation, MAX_TAPS, ShortConv};
 use crate::blocks::Block;
 use crate::math::silu;
 use crate::output::Output;
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
-use crate::vector::{MAX_LANES, Portable, Vector, load, store};
-
-/// Vectors of a full block.
-const VECTORS: usize = 4;
-/// Channels of a full block in plain Rust.
-pub(super) const PORTABLE_CHANNELS: usize = VECTORS * Portable::LANES;
-/// Channels of a full block on AVX2.
-#[cfg(target_arch = "x86_64")]
-pub(super) const AVX2_CHANNELS: usize = VECTORS * Avx2::LANES;
-/// Channels of a full block on AVX-512.
-#[cfg(target_arch = "x86_64")]
-pub(super) const AVX512_CHANNELS: usize = VECTORS * Avx512::LANES;
+use crate::tier::Kernel;
+use crate::vector::{MAX_LANES, Vector, load, store};
 
 /// The taps of all published SSAMBA checkpoints, which have a body of their own.
 const USUAL_TAPS: usize = 4;
 
-/// [`mixer`] in plain Rust.
-pub(super) fn portable(conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
-    mixer(Portable::ZERO, conv, block, out);
-}
-
-/// [`mixer`] on AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2(zero: Avx2, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
-    mixer(zero, conv, block, out);
-}
-
-/// [`mixer`] on AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-pub(super) fn avx512(zero: Avx512, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
-    mixer(zero, conv, block, out);
+impl Kernel for ShortConv<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const W: usize>(&self, zero: V, block: Block, out: &Output<'_>) {
+        mixer::<V, W>(zero, self, block, out);
+    }
 }
 
 /// Walks all directions of a mixer: a full block at once, what remains of the channels one vector at
 /// a time.
 #[inline(always)] // so that the caller's target features apply to the body
-fn mixer<V: Vector>(zero: V, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
+fn mixer<V: Vector, const W: usize>(zero: V, conv: &ShortConv<'_>, block: Block, out: &Output<'_>) {
     for direction in 0..conv.directions() {
         let stream = block.group * conv.directions() + direction;
-        if block.width < VECTORS * V::LANES {
+        if block.width < W * V::LANES {
             for skipped in (0..block.width).step_by(V::LANES) {
                 let first = block.first + skipped;
                 let width = V::LANES.min(block.width - skipped);
@@ -66,9 +41,9 @@ fn mixer<V: Vector>(zero: V, conv: &ShortConv<'_>, block: Block, out: &Output<'_
         }
         let walk = Walk { conv, block, stream };
         if conv.taps == USUAL_TAPS {
-            walk.run::<V, VECTORS, USUAL_TAPS>(zero, USUAL_TAPS, out);
+            walk.run::<V, W, USUAL_TAPS>(zero, USUAL_TAPS, out);
         } else {
-            walk.run::<V, VECTORS, MAX_TAPS>(zero, conv.taps, out);
+            walk.run::<V, W, MAX_TAPS>(zero, conv.taps, out);
         }
     }
 }

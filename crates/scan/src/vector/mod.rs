@@ -5,21 +5,25 @@
 //! | `portable.rs` | 8 | always possible; the compiler maps the lanes to what the target has |
 //! | `avx2.rs` | 8 | x86-64 with AVX2 and FMA |
 //! | `avx512.rs` | 16 | x86-64 with AVX-512F |
+//! | `neon.rs` | 4 | 64-bit ARM |
 //!
-//! A new instruction set is a file here (`neon.rs`, say) with one `impl Vector`, a variant of
-//! [`Tier`](crate::Tier) and a wrapper in each kernel that owns its `#[target_feature]`. A GPU has no
-//! such vectors: its source, as text, belongs in a folder `cuda/` beside this one.
+//! A new instruction set is a file here with one `impl Vector`, and a variant of [`Tier`](crate::Tier)
+//! with its `#[target_feature]`. A GPU has no such vectors: its source is text, in the folder `cuda/`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 use std::ops::{Add, Div, Mul, Sub};
