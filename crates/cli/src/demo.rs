@@ -85,7 +85,7 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
             let name = clip.file_name().unwrap_or_default().to_string_lossy();
             let clip = prepare(clip, &mut extractor)?;
             // Verifying has planned the shape already.
-            let heard = hear(session.as_mut(), &clip)?;
+            let heard = hear(session.as_mut(), &[&clip])?.remove(0);
             for score in top(session.card(), &heard.outputs, 1) {
                 terminal::say(format!(
                     "{name:<9} {:.1} s  \"{}\" {:.3}  in {:.1} ms",

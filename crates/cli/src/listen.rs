@@ -20,7 +20,7 @@ pub struct Clip {
 pub struct Heard {
     /// All outputs of the graph.
     pub outputs: Outputs,
-    /// Time in the runtime, front end excluded.
+    /// Time in the runtime, front end excluded; of clips that ran together, each has its share.
     pub milliseconds: f64,
 }
 
@@ -53,11 +53,18 @@ pub fn prepare(path: &Path, extractor: &mut Extractor) -> Result<Clip> {
     Ok(Clip { seconds, fbank })
 }
 
-/// Runs the network on a clip.
-pub fn hear(session: &mut dyn Session, clip: &Clip) -> Result<Heard> {
+/// Runs the network on clips together: what came out of each. A file that takes a number of clips
+/// gets silence for those that are missing.
+pub fn hear(session: &mut dyn Session, clips: &[&Clip]) -> Result<Vec<Heard>> {
+    let Some(first) = clips.first() else { return Ok(Vec::new()) };
+    let mut shape = first.fbank.shape().to_vec();
+    shape[0] = session.card().batch.unwrap_or(0).max(clips.len());
+    let mut data: Vec<f32> = clips.iter().flat_map(|clip| clip.fbank.data()).copied().collect();
+    data.resize(shape.iter().product(), 0.0);
+    let fbank = Tensor::new(shape, data)?;
     let start = Instant::now();
-    let outputs = session.run(&clip.fbank)?;
-    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let outputs = session.run(&fbank)?;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3 / clips.len() as f64;
     for (name, tensor) in outputs.iter() {
         ensure!(
             tensor.data().iter().all(|value| value.is_finite()),
@@ -65,7 +72,15 @@ pub fn hear(session: &mut dyn Session, clip: &Clip) -> Result<Heard> {
             session.provider()
         );
     }
-    Ok(Heard { outputs, milliseconds })
+    let of_clip = |index| {
+        let outputs = outputs.iter().map(|(name, tensor)| {
+            let mut shape = tensor.shape().to_vec();
+            shape[0] = 1;
+            Ok((name.to_owned(), Tensor::new(shape, tensor.row(index).to_vec())?))
+        });
+        Ok(Heard { outputs: Outputs::new(outputs.collect::<Result<_>>()?), milliseconds })
+    };
+    (0..clips.len()).map(of_clip).collect()
 }
 
 /// The `count` best classes of the first clip of the batch, best first. A head that gives several

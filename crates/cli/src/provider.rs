@@ -33,7 +33,7 @@ pub enum Provider {
 /// How to open a model.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeArgs {
-    /// Threads for one clip; tract's matrix products stay on one [default: one per core that this process may use].
+    /// Threads for one clip; tract's matrix products stay on one [default: one for each core that this process may use, however many threads a core has].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// ONNX Runtime's shared library [default: ORT_DYLIB_PATH, beside this program, an installed Python package].
@@ -73,6 +73,17 @@ impl Provider {
             }
             Self::Tract => open_tract(model, args),
             Self::Cpu | Self::Cuda | Self::TensorRt => open_ort(self, model, args),
+        }
+    }
+
+    /// Whether clips are faster together, in batches of any size.
+    pub fn likes_batches(self, args: &RuntimeArgs) -> bool {
+        match self {
+            Self::Auto => !cfg!(feature = "tract"),
+            Self::Cpu => true,
+            #[cfg(feature = "cuda")]
+            Self::Cuda => !args.gpu.cuda().cuda_graph,
+            _ => false,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use ssamba_contract::{
-    Session, Tensor,
+    Card, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
 };
 use ssamba_features::Extractor;
@@ -45,6 +45,9 @@ pub struct Args {
     /// Print the embedding as well (`export --embedding` puts it into the file).
     #[arg(long)]
     embedding: bool,
+    /// Clips to run together [default: 8 in ONNX Runtime on the CPU and on CUDA, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
     /// Run only if every node runs on this provider, those that compute shapes aside; the answer is
     /// no otherwise.
     #[cfg(feature = "ort")]
@@ -72,27 +75,56 @@ pub fn run(args: &Args) -> Result<Answer> {
     let files = audio::collect(&args.audio)?;
     args.runtime.check(&[args.provider])?;
     let Some(mut session) = open(args)? else { return Ok(Answer::No) };
+    let together = together(args, session.card())?;
+    let together = session.card().batch.unwrap_or_else(|| together.min(files.len()));
     let mut extractor = Extractor::new(&session.card().front_end)?;
     // The first run of a shape plans it; what is timed below is the network.
     let front_end = &session.card().front_end;
-    let shape = [1, front_end.n_frames, front_end.n_mels];
-    session.run(&Tensor::new(shape, vec![0.0; front_end.n_frames * front_end.n_mels])?)?;
+    let shape = [together, front_end.n_frames, front_end.n_mels];
+    session.run(&Tensor::new(shape, vec![0.0; shape.iter().product()])?)?;
     let mut failed = false;
-    for file in &files {
-        let clip = match prepare(file, &mut extractor) {
-            Ok(clip) => clip,
-            // One bad file among many does not keep the others from being heard.
-            Err(error) if files.len() > 1 => {
-                terminal::error(&error);
-                failed = true;
-                continue;
+    for files_together in files.chunks(together) {
+        let mut clips = Vec::with_capacity(together);
+        for file in files_together {
+            match prepare(file, &mut extractor) {
+                Ok(clip) => clips.push((file, clip)),
+                // One bad file among many does not keep the others from being heard.
+                Err(error) if files.len() > 1 => {
+                    terminal::error(&error);
+                    failed = true;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
-        };
-        let heard = hear(session.as_mut(), &clip)?;
-        print(args, session.as_ref(), file, &clip, &heard)?;
+        }
+        let heard =
+            hear(session.as_mut(), &clips.iter().map(|(_, clip)| clip).collect::<Vec<_>>())?;
+        for ((file, clip), heard) in clips.iter().zip(&heard) {
+            print(args, session.as_ref(), file, clip, heard)?;
+        }
     }
     Ok(if failed { Answer::Failed } else { Answer::Yes })
+}
+
+/// Clips that run together where nothing else is asked for.
+const TOGETHER: usize = 8;
+
+/// How many clips are to run together: as many as are asked for, or as suits the provider.
+fn together(args: &Args, card: &Card) -> Result<usize> {
+    if let (Some(asked), Some(fixed)) = (args.batch, card.batch) {
+        ensure!(
+            usize::from(asked) == fixed,
+            "{}: it takes {fixed} clips at a time, --batch says {asked}",
+            args.model.display()
+        );
+    }
+    Ok(match (args.batch, card.batch) {
+        (Some(asked), _) => asked.into(),
+        (None, Some(fixed)) => fixed,
+        // tract plans every size of batch anew, and is no faster for it. A graph and TensorRT's
+        // engines are for one size.
+        (None, None) if args.provider.likes_batches(&args.runtime) => TOGETHER,
+        (None, None) => 1,
+    })
 }
 
 /// The session, unless a node runs elsewhere than is required.

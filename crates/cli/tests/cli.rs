@@ -129,6 +129,35 @@ fn json_has_one_object_a_line_with_the_promised_keys() {
 }
 
 #[test]
+fn clips_that_run_together_are_heard_as_alone() {
+    let folder = workshop();
+    let scores = |options: &[&str]| -> Vec<(String, f64)> {
+        let arguments = [&["run", "kws.onnx", ".", "--json", "--provider"], options].concat();
+        let output = ssamba_edge(folder.path(), &arguments);
+        let lines = stdout(&output);
+        let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines
+            .map(|line: serde_json::Value| {
+                let file = line["file"].as_str().unwrap().to_owned();
+                (file, line["top"][0]["score"].as_f64().unwrap())
+            })
+            .collect()
+    };
+    let alone = scores(&["cpu", "--batch", "1"]);
+    assert_eq!(alone.len(), 3);
+    // The last batch is not full; then one of its clips cannot be read.
+    fs::write(folder.path().join("aside.wav"), "no audio").unwrap();
+    for options in [&["cpu"][..], &["cpu", "--batch", "2"], &["tract", "--batch", "3"]] {
+        let together = scores(options);
+        assert_eq!(together.len(), alone.len(), "{options:?}");
+        for ((file, score), (same, expected)) in together.iter().zip(&alone) {
+            assert_eq!(file, same);
+            assert!((score - expected).abs() < 1e-5, "{options:?}: {file} {score} {expected}");
+        }
+    }
+}
+
+#[test]
 fn verify_agrees_and_answers_no_when_a_file_drifts() {
     let folder = workshop();
     let verify = |model: &str, rest: &[&str]| {
@@ -282,16 +311,28 @@ fn a_file_in_plain_operators_runs_verifies_and_says_so() {
     assert_eq!(report["functions"].as_array().unwrap().len(), 0);
     assert_eq!(report["opsets"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ai.onnx"]);
 
-    // A file for several clips at a time is for other programs.
-    export(&["--lowering", "chunk", "--batch", "8"]);
+    // A file for several clips at a time gets silence for those that are missing, and `verify` has
+    // one at a time.
+    export(&["--lowering", "chunk", "--batch", "2"]);
     for provider in ["tract", "cpu"] {
-        let run = ["run", "chunk.onnx", "yes.wav", "--provider", provider];
+        let run = ["run", "chunk.onnx", "yes.wav", "stop.wav", "left.wav", "--provider", provider];
         let output = ssamba_edge(folder.path(), &run);
-        assert_eq!(output.status.code(), Some(2));
-        assert_eq!(stdout(&output), "");
-        let message = stderr(&output);
-        assert_eq!(message.lines().count(), 1, "{message}");
-        assert!(message.contains("exported with --batch 8"), "{message}");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        for (line, word) in stdout(&output).lines().zip(["yes", "stop", "left"]) {
+            assert!(line.starts_with(&format!("{word}.wav: {word} 0.")), "{provider}: {line}");
+        }
+        let verify =
+            ["verify", "chunk.onnx", "--against", "kws12.pth", "yes.wav", "--provider", provider];
+        for refused in
+            [&verify[..], &["run", "chunk.onnx", "yes.wav", "--provider", provider, "--batch", "3"]]
+        {
+            let output = ssamba_edge(folder.path(), refused);
+            assert_eq!(output.status.code(), Some(2));
+            assert_eq!(stdout(&output), "");
+            let message = stderr(&output);
+            assert_eq!(message.lines().count(), 1, "{message}");
+            assert!(message.contains("--batch 2") || message.contains("2 clips"), "{message}");
+        }
     }
 }
 

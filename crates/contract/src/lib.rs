@@ -20,4 +20,4 @@ pub mod session;
 pub use card::{Card, CardError, Lowering, Precision, Scores};
 pub use front_end::{FrontEnd, Order};
 pub use io::{Tensor, TensorError};
-pub use session::{Outputs, Session};
+pub use session::{Outputs, Session, default_threads};

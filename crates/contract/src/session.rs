@@ -1,5 +1,7 @@
 //! The one trait that every runtime implements.
 
+use std::{num::NonZeroUsize, thread};
+
 use crate::{Card, Tensor};
 
 /// Named outputs of one run, in the order of the graph.
@@ -21,6 +23,13 @@ impl Outputs {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
+}
+
+/// Threads that a session computes with unless it is told: as many as there are cores, of those that
+/// this process may use. Two threads of one core share the units that multiply.
+pub fn default_threads() -> NonZeroUsize {
+    let granted = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    NonZeroUsize::new(num_cpus::get_physical()).map_or(granted, |cores| cores.min(granted))
 }
 
 /// An exported model, loaded and ready.

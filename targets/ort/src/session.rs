@@ -3,10 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    thread,
 };
 
 #[cfg(feature = "cuda")]
@@ -22,7 +20,7 @@ use ort::{
     },
     value::{TensorElementType, TensorRef, ValueType},
 };
-use ssamba_contract::{Card, Outputs, Session, Tensor, io::FBANK};
+use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads, io::FBANK};
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
@@ -34,7 +32,7 @@ use crate::{Library, Placement, Provider, library, message::readable};
 pub struct Options {
     /// What runs the file.
     pub provider: Provider,
-    /// Threads that compute one node; `None`: as many as the system grants this process.
+    /// Threads that compute one node; `None`: one for each core that this process may use.
     pub threads: Option<usize>,
     /// ONNX Runtime's library; `None`: the one that [`library`](crate::library) finds.
     pub library: Option<PathBuf>,
@@ -268,7 +266,7 @@ fn builder(
     let threads = match options.threads {
         Some(0) => bail!("0 threads asked for, expected at least 1"),
         Some(threads) => threads,
-        None => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        None => default_threads().get(),
     };
     let mut builder = Graph::builder(environment)
         .map_err(readable)?

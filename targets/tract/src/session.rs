@@ -7,12 +7,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use ssamba_contract::{
-    Card, Outputs, Precision, Session, Tensor,
+    Card, Outputs, Precision, Session, Tensor, default_threads,
     io::FBANK,
     op::{DOMAIN, VERSION, contrib},
 };
@@ -30,7 +29,7 @@ use crate::{selective_scan, short_conv};
 /// How to open a file.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads that compute one scan or short convolution; `None`: as many as the system grants this process. The
+    /// Threads that compute one scan or short convolution; `None`: one for each core that this process may use. The
     /// products of matrices run on one thread.
     pub threads: Option<usize>,
 }
@@ -65,7 +64,7 @@ impl TractSession {
             Some(threads) => {
                 NonZeroUsize::new(threads).context("0 threads asked for, expected at least 1")?
             }
-            None => thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            None => default_threads(),
         };
         let bytes = fs::read(path)?;
         // Facts of inner values may name the batch, which tract does not unify with a number.
