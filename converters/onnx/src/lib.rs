@@ -15,12 +15,14 @@ mod graph;
 mod inspect;
 mod lower;
 mod network;
+mod quantize;
 
 pub use conv_function::conv_model;
-pub use export::{Options, card, export};
+pub use export::{Options, Quantized, card, export, export_selected};
 pub use function::scan_model;
 pub use inspect::{Inspection, inspect};
 pub use lower::chunk::chunk_model;
 pub use lower::ssast::attention::Attention;
 pub use network::{Architecture, Network, Weights};
+pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;
