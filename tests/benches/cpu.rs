@@ -1,7 +1,7 @@
 //! Time of one clip on the CPU, as ratios within one run: `. tests/env.sh; cargo bench --workspace --bench cpu`.
 //!
-//! For each network: ONNX Runtime with our operators, tract, ONNX Runtime with the function bodies, all on
-//! one thread, beside the *floor*: the same graph in ONNX Runtime, with our convolution, and with
+//! For each network: ONNX Runtime with our operators, tract, ONNX Runtime with the function bodies, and the
+//! first two on the file in eight bits, all on one thread, beside the *floor*: the same graph in ONNX Runtime, with our convolution, and with
 //! every scan replaced by a sum that keeps its operands alive. Minimum and median of interleaved rounds.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
@@ -12,7 +12,7 @@ use onnx_protobuf::{AttributeProto, ModelProto, NodeProto, attribute_proto::Attr
 use protobuf::Message;
 use ssamba_contract::{Session, Tensor, op};
 use ssamba_model::{Checkpoint, NormKind, Recipe};
-use ssamba_onnx::Options;
+use ssamba_onnx::{Options, Precision};
 use ssamba_ort::OrtSession;
 use ssamba_tests::{
     hashed,
@@ -48,7 +48,9 @@ fn main() {
 }
 
 fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
-    let exported = Exported::new(checkpoint, recipe, &Options::default()).unwrap();
+    let exported = Exported::new(checkpoint, recipe.clone(), &Options::default()).unwrap();
+    let options = Options { precision: Precision::I8, ..Options::default() };
+    let eight = Exported::new(checkpoint, recipe, &options).unwrap();
     let floor = exported.path().with_file_name("floor.onnx");
     cut_out_scans(&exported.path(), &floor);
     let one = |use_op| ssamba_ort::Options { threads: Some(1), use_op, ..Default::default() };
@@ -59,6 +61,8 @@ fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
         ("ONNX Runtime, operator", Box::new(ort(&exported.path(), true))),
         ("tract", Box::new(TractSession::open(exported.path(), &tract).unwrap())),
         ("ONNX Runtime, stock", Box::new(ort(&exported.path(), false))),
+        ("ONNX Runtime, int8", Box::new(ort(&eight.path(), true))),
+        ("tract, int8", Box::new(TractSession::open(eight.path(), &tract).unwrap())),
     ];
     let front_end = &exported.card.front_end;
     let shape = [1, front_end.n_frames, front_end.n_mels];
