@@ -20,8 +20,6 @@ use ssamba_tests::{
 };
 use ssamba_tract::TractSession;
 
-const ROUNDS: usize = 30;
-
 fn main() {
     // Cargo passes `--bench`; anything else is a network to run alone.
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -31,23 +29,23 @@ fn main() {
         let (rows, columns) = recipe.grid(&config).unwrap();
         (hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns), recipe)
     };
-    let networks: [(&str, (Checkpoint, Recipe)); 3] = [
-        ("kws12", kws12().unwrap()),
-        ("tiny-145", tiny("speech-commands")),
-        ("tiny-1213", tiny("audioset")),
+    let networks: [(&str, usize, (Checkpoint, Recipe)); 3] = [
+        ("kws12", 300, kws12().unwrap()),
+        ("tiny-145", 40, tiny("speech-commands")),
+        ("tiny-1213", 30, tiny("audioset")),
     ];
     println!(
         "{:<10} {:<24} {:>9} {:>9} {:>9}",
         "network", "runtime, 1 thread", "min ms", "median", "x floor"
     );
-    for (name, (checkpoint, recipe)) in networks {
+    for (name, rounds, (checkpoint, recipe)) in networks {
         if only.as_deref().is_none_or(|only| only == name) {
-            measure(name, &checkpoint, recipe);
+            measure(name, rounds, &checkpoint, recipe);
         }
     }
 }
 
-fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
+fn measure(name: &str, rounds: usize, checkpoint: &Checkpoint, recipe: Recipe) {
     let exported = Exported::new(checkpoint, recipe.clone(), &Options::default()).unwrap();
     let options = Options { precision: Precision::I8, ..Options::default() };
     let eight = Exported::new(checkpoint, recipe, &options).unwrap();
@@ -59,17 +57,17 @@ fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
     let mut sessions: Vec<(&str, Box<dyn Session>)> = vec![
         ("floor", Box::new(ort(&floor, true))),
         ("ONNX Runtime, operator", Box::new(ort(&exported.path(), true))),
-        ("tract", Box::new(TractSession::open(exported.path(), &tract).unwrap())),
-        ("ONNX Runtime, stock", Box::new(ort(&exported.path(), false))),
         ("ONNX Runtime, int8", Box::new(ort(&eight.path(), true))),
+        ("tract", Box::new(TractSession::open(exported.path(), &tract).unwrap())),
         ("tract, int8", Box::new(TractSession::open(eight.path(), &tract).unwrap())),
+        ("ONNX Runtime, stock", Box::new(ort(&exported.path(), false))),
     ];
     let front_end = &exported.card.front_end;
     let shape = [1, front_end.n_frames, front_end.n_mels];
     let input = Tensor::new(shape, hashed::hashed("x", shape.iter().product(), 1.0)).unwrap();
 
-    let mut times = vec![Vec::with_capacity(ROUNDS); sessions.len()];
-    for round in 0..=ROUNDS {
+    let mut times = vec![Vec::with_capacity(rounds); sessions.len()];
+    for round in 0..=rounds {
         for ((_, session), times) in sessions.iter_mut().zip(&mut times) {
             let start = Instant::now();
             session.run(&input).unwrap();
@@ -82,7 +80,7 @@ fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
     times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
     let floor = times[0][0];
     for ((runtime, _), times) in sessions.iter().zip(&times) {
-        let (min, median) = (times[0], times[ROUNDS / 2]);
+        let (min, median) = (times[0], times[rounds / 2]);
         println!("{name:<10} {runtime:<24} {min:>9.2} {median:>9.2} {:>9.2}", min / floor);
     }
 }

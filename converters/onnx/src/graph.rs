@@ -185,7 +185,7 @@ impl GraphBuilder {
         precision: Precision,
     ) -> Value {
         let path = self.path(leaf);
-        match self.quantizer.form(&path, data) {
+        match self.quantizer.form(&path, shape, data) {
             Some(form) => self.quantized(form, leaf, shape, data),
             None => self.rounded(leaf, shape, data, precision),
         }

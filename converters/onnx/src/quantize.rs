@@ -116,6 +116,10 @@ const STORED: [(&str, &str, Form); 20] = [
 /// Values from which on the nodes that bring them back cost less than they save.
 const WORTH: usize = 128;
 
+/// Columns from which on a product by token takes less time than one in `f32`: the passes over `x` that
+/// it costs are not narrower for a narrow product. One of fewer columns is in `f32`, its weight stored.
+const WIDE: usize = 128;
+
 /// A token is not divided by less.
 const SMALLEST_TOKEN: f64 = 1e-30;
 
@@ -156,9 +160,14 @@ impl Quantizer {
     }
 
     /// How the constant of that name is stored, `None` where as it is.
-    pub(crate) fn form(&mut self, path: &str, data: &[f64]) -> Option<Form> {
+    pub(crate) fn form(&mut self, path: &str, shape: &[usize], data: &[f64]) -> Option<Form> {
         let selection = self.selection.as_ref()?;
-        let (name, form) = layer_of(path)?;
+        let (name, form) = match layer_of(path)? {
+            (name, Form::TokenProduct) if shape.last().is_none_or(|&columns| columns < WIDE) => {
+                (name, Form::Weight)
+            }
+            layer => layer,
+        };
         let fits = |value: &f64| match form {
             Form::Product | Form::TokenProduct | Form::Weight => value.is_finite(),
             Form::Decay => value.is_finite() && *value < 0.0,
@@ -441,14 +450,17 @@ mod tests {
     #[test]
     fn damaged_weights_stay_as_they_are() {
         let mut quantizer = Quantizer::new(&Selection::All);
+        let shape = [1, WORTH];
         let mut data = vec![-1.0; WORTH];
-        assert_eq!(quantizer.form("pair0/A", &data), Some(Form::Decay));
-        assert_eq!(quantizer.form("pair0/out_proj.weight", &data), Some(Form::TokenProduct));
+        assert_eq!(quantizer.form("pair0/A", &shape, &data), Some(Form::Decay));
+        let out = "pair0/out_proj.weight";
+        assert_eq!(quantizer.form(out, &shape, &data), Some(Form::TokenProduct));
+        assert_eq!(quantizer.form(out, &[2, WIDE / 2], &data), Some(Form::Weight), "too narrow");
         data[7] = f64::NAN;
         for path in ["pair1/A", "pair1/out_proj.weight", "pair1/D"] {
-            assert_eq!(quantizer.form(path, &data), None, "{path}");
+            assert_eq!(quantizer.form(path, &shape, &data), None, "{path}");
         }
         assert_eq!(quantizer.layers().len(), 2);
-        assert_eq!(quantizer.form("pair1/A", &[-1.0; WORTH - 1]), None, "not worth it");
+        assert_eq!(quantizer.form("pair1/A", &[1, 1], &[-1.0]), None, "not worth it");
     }
 }
