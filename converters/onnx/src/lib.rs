@@ -6,7 +6,8 @@
 //! with our operators uses them, any other runs the bodies.
 //! [`Lowering::Chunk`](ssamba_contract::Lowering::Chunk) writes both in plain operators instead. The
 //! attention of SSAST is standard nodes, or on request ONNX Runtime's `MultiHeadAttention`
-//! ([`Attention`]). Weights are embedded; the card rides in the metadata.
+//! ([`Attention`]). Weights are embedded, in [`Precision::I8`] most of them in eight bits; the card rides
+//! in the metadata.
 
 mod conv_function;
 mod export;

@@ -11,10 +11,11 @@
 //! which ONNX Runtime fuses into one node, and which every runtime computes alike: sums of integers are
 //! exact. Products of the same `x` share `q`. What leaves a scan or an MLP is many times larger in some
 //! tokens than in others, which one scale would round away: there every token is divided by its largest
-//! magnitude first, and the product multiplied by it. All else is stored in fewer bits and computed in `f32`, by
-//! `Cast` and `Mul` of constants: tract and ONNX Runtime fold them away when they open a file.
-//! `DequantizeLinear` says the same, but ONNX Runtime leaves it in the graph and runs it every time, and
-//! its `MatMulNBits` is slower than `f32`.
+//! magnitude first, and the product multiplied by it.
+//!
+//! All else is stored in fewer bits and computed in `f32`, by `Cast` and `Mul` of constants: tract and
+//! ONNX Runtime fold them away when they open a file. `DequantizeLinear` says the same, but of it and a
+//! product ONNX Runtime makes a `MatMulNBits`, which on a CPU is slower than the product in `f32`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
