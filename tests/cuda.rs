@@ -27,6 +27,7 @@ fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 1e-3,
         Precision::F16 => HALF,
+        Precision::I8 => unreachable!("not for a GPU"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ssamba_contract::{Card, Lowering};
 use ssamba_model::{Published, Recipe};
-use ssamba_onnx::{Attention, Options, inspect};
+use ssamba_onnx::{Attention, Options, Precision, inspect};
 use ssamba_tests::{
     hashed, python,
     suite::{Exported, kws12},
@@ -51,6 +51,31 @@ fn exporting_again_gives_the_same_bytes() {
         let read = || std::fs::read(exported(&options).path()).unwrap();
         assert!(read() == read());
     }
+}
+
+#[test]
+fn eight_bits_take_at_most_three_tenths_of_the_bytes() {
+    let size = |precision| {
+        let exported = exported(&Options { precision, ..Options::default() });
+        std::fs::metadata(exported.path()).unwrap().len() as f64
+    };
+    let share = size(Precision::I8) / size(Precision::F32);
+    assert!(share <= 0.30, "{share}");
+}
+
+#[test]
+fn op_counts_of_the_keyword_model_in_eight_bits() {
+    let options = Options { precision: Precision::I8, ..Options::default() };
+    insta::assert_debug_snapshot!(ops(&exported(&options)));
+}
+
+#[test]
+fn eight_bits_are_not_for_chunks() {
+    let (checkpoint, recipe) = kws12().unwrap();
+    let (precision, lowering) = (Precision::I8, Lowering::Chunk);
+    let options = Options { precision, lowering, ..Options::default() };
+    let error = Exported::new(&checkpoint, recipe, &options).err().unwrap();
+    assert!(error.to_string().contains("TensorRT, which has no products in int8"), "{error}");
 }
 
 fn ssast(attention: Option<Attention>) -> Exported {
@@ -114,7 +139,8 @@ fn the_onnx_project_s_checker_passes() {
             Exported::new(&checkpoint, recipe.clone(), &options).unwrap()
         })
         .collect();
-    let files: Vec<Exported> = files.into_iter().chain([ssast(None)]).collect();
+    let int8 = exported(&Options { precision: Precision::I8, ..Options::default() });
+    let files: Vec<Exported> = files.into_iter().chain([ssast(None), int8]).collect();
     let status =
         python::command("check_model.py").args(files.iter().map(Exported::path)).status().unwrap();
     assert!(status.success());

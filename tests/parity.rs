@@ -7,13 +7,13 @@
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use ssamba_contract::{
-    Lowering, Tensor,
+    Lowering, Session, Tensor,
     io::{EMBEDDING, LOGITS},
 };
 use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
 use ssamba_onnx::{Attention, Options, Precision};
 use ssamba_tests::{
-    compare::{HALF, NETWORK, max_abs_error},
+    compare::{HALF, INT8, INT8_RUNTIMES, NETWORK, max_abs_error},
     hashed,
     suite::{Exported, kws12, onnx_runtimes, runtimes},
 };
@@ -44,6 +44,7 @@ fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options)
     let tolerance = match options.precision {
         Precision::F32 => NETWORK,
         Precision::F16 => HALF,
+        Precision::I8 => INT8,
     };
     for batch in [1, 3] {
         let fbank = input(&exported, batch);
@@ -192,6 +193,64 @@ fn half_precision() {
             let options = Options { pair_fusion, lowering, precision, ..Options::default() };
             check(&format!("{what} fp16, {form}"), &checkpoint, recipe.clone(), &options);
         }
+    }
+}
+
+/// In eight bits every runtime computes the same sums of integers: they agree with each other far
+/// better than with candle.
+fn check_int8(what: &str, checkpoint: &Checkpoint, recipe: Recipe, pair_fusion: bool) {
+    let options = Options { precision: Precision::I8, pair_fusion, ..Options::default() };
+    let exported = Exported::new(checkpoint, recipe.clone(), &options).unwrap();
+    check(what, checkpoint, recipe, &options);
+    let fbank = input(&exported, 3);
+    let runs: Vec<(String, Tensor)> = runtimes(&exported.path(), &exported.card)
+        .unwrap()
+        .iter_mut()
+        .map(|session| {
+            let outputs = session.run(&fbank).unwrap();
+            (session.provider().into(), outputs.get(LOGITS).unwrap().clone())
+        })
+        .collect();
+    for (provider, logits) in &runs[1..] {
+        let error = max_abs_error(logits.data(), runs[0].1.data());
+        println!("{what:<36} {provider} and {}: {error:.1e}", runs[0].0);
+        assert!(error <= INT8_RUNTIMES, "{what}: {provider} and {} differ by {error:e}", runs[0].0);
+    }
+}
+
+#[test]
+fn eight_bits() {
+    let tiny = hashed_model(192, 24, "speech-commands");
+    for (what, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny", tiny)] {
+        for (form, pair_fusion) in [("fused", true), ("layers", false)] {
+            check_int8(&format!("{what} int8, {form}"), &checkpoint, recipe.clone(), pair_fusion);
+        }
+    }
+    let config = ssamba_ssast::Config {
+        depth: 2,
+        ..ssamba_ssast::Config::published(Published::Tiny, Some(7))
+    };
+    let recipe = Recipe::built_in("speech-commands").unwrap();
+    check_int8("ssast int8", &hashed::ssast(&config, 146), recipe, true);
+}
+
+/// Products that ONNX Runtime does not fuse cost more than they save.
+#[test]
+fn onnx_runtime_fuses_every_product_in_eight_bits() {
+    let (checkpoint, recipe) = hashed_model(192, 2, "speech-commands");
+    let options = Options { precision: Precision::I8, ..Options::default() };
+    let exported = Exported::new(&checkpoint, recipe, &options).unwrap();
+    let profiled = ssamba_ort::Options { profile: true, ..Default::default() };
+    let mut session = ssamba_ort::OrtSession::open(exported.path(), &profiled).unwrap();
+    session.run(&input(&exported, 1)).unwrap();
+    let placement = session.placement().unwrap();
+    let count = |op: &str| placement.nodes().iter().filter(|node| node.op_type == op).count();
+    let found =
+        ["DynamicQuantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"].map(count);
+    // A pair has a product for `x` and one for `z`, of the same input, and one behind the scan.
+    assert_eq!(found, [1, 2, 1]);
+    for op in ["MatMulInteger", "Cast", "Exp", "Neg"] {
+        assert_eq!(count(op), 0, "{op} is left");
     }
 }
 

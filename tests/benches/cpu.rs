@@ -1,7 +1,7 @@
 //! Time of one clip on the CPU, as ratios within one run: `. tests/env.sh; cargo bench --workspace --bench cpu`.
 //!
-//! For each network: ONNX Runtime with our operators, tract, ONNX Runtime with the function bodies, all on
-//! one thread, beside the *floor*: the same graph in ONNX Runtime, with our convolution, and with
+//! For each network: ONNX Runtime with our operators, tract, ONNX Runtime with the function bodies, and the
+//! first two on the file in eight bits, all on one thread, beside the *floor*: the same graph in ONNX Runtime, with our convolution, and with
 //! every scan replaced by a sum that keeps its operands alive. Minimum and median of interleaved rounds.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
@@ -12,15 +12,13 @@ use onnx_protobuf::{AttributeProto, ModelProto, NodeProto, attribute_proto::Attr
 use protobuf::Message;
 use ssamba_contract::{Session, Tensor, op};
 use ssamba_model::{Checkpoint, NormKind, Recipe};
-use ssamba_onnx::Options;
+use ssamba_onnx::{Options, Precision};
 use ssamba_ort::OrtSession;
 use ssamba_tests::{
     hashed,
     suite::{Exported, kws12},
 };
 use ssamba_tract::TractSession;
-
-const ROUNDS: usize = 30;
 
 fn main() {
     // Cargo passes `--bench`; anything else is a network to run alone.
@@ -31,24 +29,26 @@ fn main() {
         let (rows, columns) = recipe.grid(&config).unwrap();
         (hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns), recipe)
     };
-    let networks: [(&str, (Checkpoint, Recipe)); 3] = [
-        ("kws12", kws12().unwrap()),
-        ("tiny-145", tiny("speech-commands")),
-        ("tiny-1213", tiny("audioset")),
+    let networks: [(&str, usize, (Checkpoint, Recipe)); 3] = [
+        ("kws12", 300, kws12().unwrap()),
+        ("tiny-145", 40, tiny("speech-commands")),
+        ("tiny-1213", 30, tiny("audioset")),
     ];
     println!(
         "{:<10} {:<24} {:>9} {:>9} {:>9}",
         "network", "runtime, 1 thread", "min ms", "median", "x floor"
     );
-    for (name, (checkpoint, recipe)) in networks {
+    for (name, rounds, (checkpoint, recipe)) in networks {
         if only.as_deref().is_none_or(|only| only == name) {
-            measure(name, &checkpoint, recipe);
+            measure(name, rounds, &checkpoint, recipe);
         }
     }
 }
 
-fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
-    let exported = Exported::new(checkpoint, recipe, &Options::default()).unwrap();
+fn measure(name: &str, rounds: usize, checkpoint: &Checkpoint, recipe: Recipe) {
+    let exported = Exported::new(checkpoint, recipe.clone(), &Options::default()).unwrap();
+    let options = Options { precision: Precision::I8, ..Options::default() };
+    let eight = Exported::new(checkpoint, recipe, &options).unwrap();
     let floor = exported.path().with_file_name("floor.onnx");
     cut_out_scans(&exported.path(), &floor);
     let one = |use_op| ssamba_ort::Options { threads: Some(1), use_op, ..Default::default() };
@@ -57,15 +57,17 @@ fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
     let mut sessions: Vec<(&str, Box<dyn Session>)> = vec![
         ("floor", Box::new(ort(&floor, true))),
         ("ONNX Runtime, operator", Box::new(ort(&exported.path(), true))),
+        ("ONNX Runtime, int8", Box::new(ort(&eight.path(), true))),
         ("tract", Box::new(TractSession::open(exported.path(), &tract).unwrap())),
+        ("tract, int8", Box::new(TractSession::open(eight.path(), &tract).unwrap())),
         ("ONNX Runtime, stock", Box::new(ort(&exported.path(), false))),
     ];
     let front_end = &exported.card.front_end;
     let shape = [1, front_end.n_frames, front_end.n_mels];
     let input = Tensor::new(shape, hashed::hashed("x", shape.iter().product(), 1.0)).unwrap();
 
-    let mut times = vec![Vec::with_capacity(ROUNDS); sessions.len()];
-    for round in 0..=ROUNDS {
+    let mut times = vec![Vec::with_capacity(rounds); sessions.len()];
+    for round in 0..=rounds {
         for ((_, session), times) in sessions.iter_mut().zip(&mut times) {
             let start = Instant::now();
             session.run(&input).unwrap();
@@ -78,7 +80,7 @@ fn measure(name: &str, checkpoint: &Checkpoint, recipe: Recipe) {
     times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
     let floor = times[0][0];
     for ((runtime, _), times) in sessions.iter().zip(&times) {
-        let (min, median) = (times[0], times[ROUNDS / 2]);
+        let (min, median) = (times[0], times[rounds / 2]);
         println!("{name:<10} {runtime:<24} {min:>9.2} {median:>9.2} {:>9.2}", min / floor);
     }
 }

@@ -9,6 +9,13 @@ pub const NETWORK: f32 = 1e-4;
 /// and matrix may cost a whole network.
 pub const HALF: f32 = 2e-2;
 
+/// Logits of files in eight bits against candle: absolute.
+pub const INT8: f32 = 0.3;
+
+/// Logits of one file in eight bits in two runtimes: absolute. Sums of integers are exact, but a value
+/// between two steps that differs in its last bit goes to either.
+pub const INT8_RUNTIMES: f32 = 2e-2;
+
 /// Largest absolute difference.
 ///
 /// # Panics

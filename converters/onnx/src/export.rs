@@ -22,6 +22,7 @@ use crate::{
         patch_embed::patch_embed,
         ssast,
     },
+    quantize::{Layer, Quantizer, Selection},
 };
 
 /// What can be chosen about an export.
@@ -37,7 +38,9 @@ pub struct Options {
     /// Of the layers: in half precision the residual, the sequences of the mixers and their matrices
     /// are `f16`; the norms, the convolutions, the state of the scan and its parameters, the patch
     /// embedding and the head compute in `f32`, and so do input and outputs. Attention and MLP of
-    /// SSAST are `f16` throughout.
+    /// SSAST are `f16` throughout. In eight bits, for CPUs, the large matrices of either network are
+    /// stored so, and those of the in- and out-projections, of attention and MLP multiplied so; the
+    /// rest computes in `f32`.
     pub precision: Precision,
     /// How convolutions and recurrences are written; SSAST, which has none, takes the default.
     pub lowering: Lowering,
@@ -58,6 +61,14 @@ impl Default for Options {
     }
 }
 
+/// Of the values between the products.
+pub(crate) fn values(options: &Options) -> Precision {
+    match options.precision {
+        Precision::F32 | Precision::I8 => Precision::F32,
+        Precision::F16 => Precision::F16,
+    }
+}
+
 /// SSAMBA: the outputs, and the functions that the nodes need.
 fn ssamba(
     g: &mut GraphBuilder,
@@ -74,7 +85,7 @@ fn ssamba(
         reverse: reverse.clone(),
         d_inner: config.d_inner,
         d_conv: config.d_conv,
-        precision: options.precision,
+        precision: values(options),
     };
     let scan = ScanConfiguration {
         groups,
@@ -83,10 +94,10 @@ fn ssamba(
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
-        precision: options.precision,
+        precision: values(options),
     };
 
-    let precision = options.precision;
+    let precision = values(options);
     let encoder =
         Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
     let tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
@@ -102,6 +113,16 @@ fn ssamba(
     Ok((results, functions))
 }
 
+/// A file, and what of it could be stored in fewer bits.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Every layer that a [`Selection`] can choose, in the order of the graph; none but in
+    /// [`Precision::I8`].
+    pub layers: Vec<Layer>,
+}
+
 /// Lowers `network` to the bytes of an `.onnx` file that carries `card`, with what `options` say of
 /// the file entered; the same input always gives the same bytes.
 ///
@@ -109,7 +130,29 @@ fn ssamba(
 /// When an option is not for this network, the network's tensors cannot be read, or the file would
 /// pass protobuf's limit of 2 GiB.
 pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u8>> {
+    Ok(export_selected(network, card, options, &Selection::All)?.bytes)
+}
+
+/// [`export`] with the choice of the layers that are stored in fewer bits in [`Precision::I8`]; where
+/// none is left, the file says that it is in single precision.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_selected(
+    network: &Network,
+    card: &Card,
+    options: &Options,
+    selection: &Selection,
+) -> Result<Quantized> {
     let mut g = GraphBuilder::new(Constants::Initializers);
+    if options.precision == Precision::I8 {
+        if options.lowering == Lowering::Chunk {
+            bail!(
+                "files of chunks are for TensorRT, which has no products in int8: export one or the other"
+            );
+        }
+        g.quantizer = Quantizer::new(selection);
+    }
     let (results, functions) = match network {
         Network::Ssamba(model) => {
             if let Some(attention) = options.attention {
@@ -120,6 +163,11 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
         Network::Ssast(model) => (ssast::lower(&mut g, model, options)?, Vec::new()),
     };
     let output = outputs(&mut g, network, &results, options);
+    let layers = g.quantizer.layers().to_vec();
+    let precision = match layers.iter().any(|layer| selection.contains(&layer.name)) {
+        true => options.precision,
+        false => values(options),
+    };
 
     let front_end = &card.front_end;
     let input_axes =
@@ -130,7 +178,7 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
         output,
         ..g.into_graph()
     };
-    let &Options { precision, lowering, batch, .. } = options;
+    let &Options { lowering, batch, .. } = options;
     let card = Card { precision, lowering, batch, ..card.clone() };
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
@@ -139,7 +187,8 @@ pub fn export(network: &Network, card: &Card, options: &Options) -> Result<Vec<u
             .collect(),
         ..model_proto(graph, functions)
     };
-    proto.write_to_bytes().context("the file cannot be serialised")
+    let bytes = proto.write_to_bytes().context("the file cannot be serialised")?;
+    Ok(Quantized { bytes, layers })
 }
 
 fn batch(options: &Options) -> Axis {

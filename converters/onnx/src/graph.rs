@@ -13,7 +13,7 @@ use onnx_protobuf::{
 };
 use protobuf::MessageField;
 
-use crate::Precision;
+use crate::{Precision, quantize::Quantizer};
 
 /// The name of a tensor in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +84,10 @@ pub(crate) enum Constants {
     Nodes,
 }
 
+/// Of the values that flow; eight bits are for those that [`quantize`](crate::quantize) makes.
 fn data_type(precision: Precision) -> DataType {
     match precision {
-        Precision::F32 => DataType::FLOAT,
+        Precision::F32 | Precision::I8 => DataType::FLOAT,
         Precision::F16 => DataType::FLOAT16,
     }
 }
@@ -102,11 +103,14 @@ pub(crate) struct GraphBuilder {
     shared: BTreeMap<Vec<i64>, Value>,
     /// How often a name was wanted, to tell namesakes apart.
     taken: BTreeMap<String, usize>,
+    /// What is written in fewer bits.
+    pub(crate) quantizer: Quantizer,
 }
 
 impl GraphBuilder {
     pub(crate) fn new(constants: Constants) -> Self {
         Self {
+            quantizer: Quantizer::default(),
             constants,
             scopes: Vec::new(),
             nodes: Vec::new(),
@@ -128,12 +132,18 @@ impl GraphBuilder {
         built
     }
 
-    fn fresh(&mut self, leaf: &str) -> String {
+    /// The name of `leaf` in the open scopes.
+    fn path(&self, leaf: &str) -> String {
         let mut name = self.scopes.join("/");
         if !name.is_empty() {
             name.push('/');
         }
         name.push_str(leaf);
+        name
+    }
+
+    fn fresh(&mut self, leaf: &str) -> String {
+        let name = self.path(leaf);
         let count = self.taken.entry(name.clone()).or_default();
         *count += 1;
         match *count {
@@ -165,8 +175,24 @@ impl GraphBuilder {
         self.numbers(leaf, shape, data, Precision::F32)
     }
 
-    /// A constant of values of that precision in row-major order, rounded once from `f64`.
+    /// A constant of values of that precision in row-major order, rounded once from `f64`; of fewer
+    /// bits where the quantizer says so.
     pub(crate) fn numbers(
+        &mut self,
+        leaf: &str,
+        shape: &[usize],
+        data: &[f64],
+        precision: Precision,
+    ) -> Value {
+        let path = self.path(leaf);
+        match self.quantizer.form(&path, shape, data) {
+            Some(form) => self.quantized(form, leaf, shape, data),
+            None => self.rounded(leaf, shape, data, precision),
+        }
+    }
+
+    /// A constant of values of that precision, whatever the quantizer says.
+    pub(crate) fn rounded(
         &mut self,
         leaf: &str,
         shape: &[usize],
@@ -178,13 +204,24 @@ impl GraphBuilder {
             dims: shape.iter().map(|&size| size as i64).collect(),
             data_type: data_type(precision) as i32,
             raw_data: match precision {
-                Precision::F32 => {
+                Precision::F32 | Precision::I8 => {
                     data.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect()
                 }
                 Precision::F16 => {
                     data.iter().flat_map(|&value| f16::from_f64(value).to_le_bytes()).collect()
                 }
             },
+            ..Default::default()
+        };
+        self.constant(leaf, tensor)
+    }
+
+    /// A constant of signed bytes in row-major order.
+    pub(crate) fn bytes(&mut self, leaf: &str, shape: &[usize], data: &[i8]) -> Value {
+        let tensor = TensorProto {
+            dims: shape.iter().map(|&size| size as i64).collect(),
+            data_type: DataType::INT8 as i32,
+            raw_data: data.iter().map(|value| value.cast_unsigned()).collect(),
             ..Default::default()
         };
         self.constant(leaf, tensor)
@@ -279,8 +316,12 @@ impl GraphBuilder {
         self.node("Mul", &[a, b], &[])
     }
 
+    /// A product; in integers where `b` is a constant that the quantizer stored for it.
     pub(crate) fn matmul(&mut self, a: &Value, b: &Value) -> Value {
-        self.node("MatMul", &[a, b], &[])
+        match self.quantizer.factor(b) {
+            Some(factor) => self.integer_product(a, b, &factor),
+            None => self.node("MatMul", &[a, b], &[]),
+        }
     }
 
     /// x * sigmoid(x)

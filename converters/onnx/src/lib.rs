@@ -6,7 +6,8 @@
 //! with our operators uses them, any other runs the bodies.
 //! [`Lowering::Chunk`](ssamba_contract::Lowering::Chunk) writes both in plain operators instead. The
 //! attention of SSAST is standard nodes, or on request ONNX Runtime's `MultiHeadAttention`
-//! ([`Attention`]). Weights are embedded; the card rides in the metadata.
+//! ([`Attention`]). Weights are embedded, in [`Precision::I8`] most of them in eight bits; the card rides
+//! in the metadata.
 
 mod conv_function;
 mod export;
@@ -15,12 +16,14 @@ mod graph;
 mod inspect;
 mod lower;
 mod network;
+mod quantize;
 
 pub use conv_function::conv_model;
-pub use export::{Options, card, export};
+pub use export::{Options, Quantized, card, export, export_selected};
 pub use function::scan_model;
 pub use inspect::{Inspection, inspect};
 pub use lower::chunk::chunk_model;
 pub use lower::ssast::attention::Attention;
 pub use network::{Architecture, Network, Weights};
+pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;

@@ -60,8 +60,8 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
     let clips: Vec<PathBuf> = BUNDLED[2..].iter().map(|(name, _)| folder.join(name)).collect();
 
     let recipe = RecipeArgs::default();
-    let Exported { source, bytes } =
-        export(&checkpoint, &file, &recipe, None, &ssamba_onnx::Options::default())?;
+    let options = ssamba_onnx::Options::default();
+    let Exported { source, bytes, .. } = export(&checkpoint, &file, &recipe, None, &options, None)?;
     terminal::note(format!(
         "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
         source.network.parameters(),

@@ -11,6 +11,7 @@ use ssamba_onnx::Architecture;
 
 use crate::{
     Answer,
+    calibrate::{self, Calibration},
     convert::{RecipeArgs, Source, sha256, write_whole},
     terminal,
 };
@@ -37,9 +38,20 @@ pub struct Args {
     /// How the attention of SSAST is written [default: plain].
     #[arg(long, value_enum)]
     attention: Option<Attention>,
-    /// Of the layers. `fp16` is for GPUs; state, norms, input and outputs stay in `fp32`.
+    /// Of the layers. `fp16` is for GPUs, `int8` for CPUs; state, norms, input and outputs stay in `fp32`.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// Measure on these clips what `int8` costs, and leave layers that lose too much in `fp32`: a
+    /// folder, or a text file that lists clips beside it. Clips in folders that are named for their
+    /// class are judged by it, others by what single precision hears.
+    #[arg(long, value_name = "DIR|FILE")]
+    calibrate: Option<PathBuf>,
+    /// Points of accuracy, or of agreement, that each layer and the whole file may lose.
+    #[arg(long, value_name = "POINTS", default_value_t = 0.5, requires = "calibrate")]
+    max_drop: f64,
+    /// Print what was measured as JSON on stdout as well.
+    #[arg(long, requires = "calibrate")]
+    json: bool,
     /// How convolutions and recurrences are written.
     #[arg(long, value_enum, default_value = "function")]
     lowering: Form,
@@ -74,6 +86,8 @@ pub enum Precision {
     Fp32,
     /// Half precision.
     Fp16,
+    /// Eight-bit integers.
+    Int8,
 }
 
 impl From<Precision> for ssamba_onnx::Precision {
@@ -81,6 +95,7 @@ impl From<Precision> for ssamba_onnx::Precision {
         match precision {
             Precision::Fp32 => Self::F32,
             Precision::Fp16 => Self::F16,
+            Precision::Int8 => Self::I8,
         }
     }
 }
@@ -107,6 +122,8 @@ impl From<Form> for Lowering {
 pub struct Exported {
     pub source: Source,
     pub bytes: Vec<u8>,
+    /// Of a calibration that was asked for.
+    pub report: Option<calibrate::Report>,
 }
 
 /// Lowers a checkpoint and writes the file.
@@ -116,6 +133,7 @@ pub fn export(
     recipe: &RecipeArgs,
     name: Option<&str>,
     options: &ssamba_onnx::Options,
+    calibration: Option<&Calibration<'_>>,
 ) -> Result<Exported> {
     let beside = checkpoint.with_extension("toml");
     let named = recipe.recipe.as_deref().map(Path::new);
@@ -141,11 +159,21 @@ pub fn export(
         progress.set_message("lowering");
         let stem = checkpoint.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
-        let bytes = ssamba_onnx::export(&source.network, &card, options)
-            .with_context(|| checkpoint.display().to_string())?;
+        let (bytes, report) = match calibration {
+            None => {
+                let bytes = ssamba_onnx::export(&source.network, &card, options)
+                    .with_context(|| checkpoint.display().to_string())?;
+                (bytes, None)
+            }
+            Some(asked) => {
+                let say = |step| progress.set_message(step);
+                let (bytes, report) = calibrate::calibrate(&source, &card, options, asked, say)?;
+                (bytes, Some(report))
+            }
+        };
         progress.set_message(format!("writing {}", output.display()));
         write_whole(output, &bytes)?;
-        Ok(Exported { source, bytes })
+        Ok(Exported { source, bytes, report })
     };
     let exported = steps();
     progress.finish_and_clear();
@@ -158,6 +186,17 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
+    let calibration =
+        args.calibrate.as_deref().map(|clips| Calibration { clips, max_drop: args.max_drop });
+    ensure!(
+        calibration.is_none() || args.precision == Precision::Int8,
+        "--calibrate takes --precision int8"
+    );
+    ensure!(
+        args.max_drop >= 0.0,
+        "--max-drop is {}, expected a number that is not negative",
+        args.max_drop
+    );
     let options = ssamba_onnx::Options {
         pair_fusion: !args.no_pair_fusion,
         embedding: args.embedding,
@@ -167,8 +206,15 @@ pub fn run(args: &Args) -> Result<Answer> {
         batch: args.batch.map(|batch| batch as usize),
     };
     let name = args.name.as_deref();
-    let Exported { source, bytes } =
-        export(&args.checkpoint, &args.output, &args.recipe, name, &options)?;
+    let (checkpoint, output) = (&args.checkpoint, &args.output);
+    let exported = export(checkpoint, output, &args.recipe, name, &options, calibration.as_ref())?;
+    let Exported { source, bytes, report } = exported;
+    if let Some(report) = &report {
+        report.print();
+        if args.json {
+            terminal::say(serde_json::to_string(report)?)?;
+        }
+    }
 
     let network = &source.network;
     let sizes = network.sizes();

@@ -7,6 +7,8 @@ mod audio;
 #[cfg(all(feature = "convert", feature = "cuda"))]
 mod bench;
 #[cfg(feature = "convert")]
+mod calibrate;
+#[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]
 mod demo;

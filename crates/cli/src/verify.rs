@@ -30,7 +30,7 @@ pub struct Args {
     /// Runtimes, separated by commas [default: all that are here].
     #[arg(long, value_enum, value_delimiter = ',')]
     provider: Vec<Provider>,
-    /// Largest absolute difference allowed in any output [default: 1e-4, in half precision 2e-2].
+    /// Largest absolute difference allowed in any output [default: 1e-4, in half precision 2e-2, in eight bits 0.3].
     #[arg(long, value_name = "X")]
     atol: Option<f32>,
     #[command(flatten)]
@@ -43,6 +43,8 @@ pub struct Args {
 pub const ATOL: f32 = 1e-4;
 /// What half precision may cost.
 const HALF_ATOL: f32 = 2e-2;
+/// What eight bits may cost.
+const INT8_ATOL: f32 = 0.3;
 
 /// One runtime against the reference.
 #[derive(Clone, Debug)]
@@ -76,6 +78,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     let atol = args.atol.unwrap_or(match card.precision {
         Precision::F32 => ATOL,
         Precision::F16 => HALF_ATOL,
+        Precision::I8 => INT8_ATOL,
     });
     let inputs = inputs(&card, &args.audio)?;
     let reference = CandleSession::new(source.network, card);

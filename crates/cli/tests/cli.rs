@@ -361,6 +361,147 @@ fn half_precision_is_for_onnx_runtime_and_verifies_there() {
 }
 
 #[test]
+fn eight_bits_run_and_verify_in_every_runtime() {
+    let folder = workshop();
+    let run = |arguments: &[&str]| {
+        let output = ssamba_edge(folder.path(), arguments);
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let (code, _, said) = run(&["export", "kws12.pth", "-o", "int8.onnx", "--precision", "int8"]);
+    assert!(code == Some(0) && said.contains("precision   int8"), "{said}");
+    for provider in ["tract", "cpu"] {
+        let (_, heard, said) = run(&["run", "int8.onnx", "yes.wav", "--provider", provider]);
+        assert!(heard.starts_with("yes.wav: yes 0."), "{said}");
+    }
+    let (code, table, said) = run(&["verify", "int8.onnx", "--against", "kws12.pth", "yes.wav"]);
+    assert_eq!(code, Some(0), "{table}{said}");
+    assert!(table.contains("tract") && table.contains("cpu"), "{table}{said}");
+    let strict = ["verify", "int8.onnx", "--against", "kws12.pth", "--atol", "1e-4"];
+    assert_eq!(run(&strict).0, Some(1));
+    let (_, report, _) = run(&["inspect", "int8.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["card"]["precision"], "int8");
+}
+
+/// The bundled clips in `clips`, each in a folder that is named for its word.
+fn labelled_clips(folder: &Path) {
+    for word in ["yes", "stop", "left"] {
+        let of_word = folder.join("clips").join(word);
+        fs::create_dir_all(&of_word).unwrap();
+        fs::copy(zoo(&format!("{word}.wav")), of_word.join("clip.wav")).unwrap();
+    }
+}
+
+/// The keyword model with one channel in every layer whose convolution is enormous and whose output
+/// nobody reads: the network is the same, but eight bits for that convolution are spent on it.
+fn hard_to_quantise(folder: &Path) {
+    let mut tensors = Checkpoint::read(&zoo("kws12.pth")).unwrap().tensors;
+    for (name, tensor) in &mut tensors {
+        let shape = tensor.dims().to_vec();
+        let mut values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        if name.ends_with("mixer.conv1d.weight") {
+            values[..4].fill(1e5);
+        } else if name.ends_with("mixer.x_proj.weight") || name.ends_with("mixer.out_proj.weight") {
+            values.iter_mut().step_by(shape[1]).for_each(|value| *value = 0.0);
+        }
+        *tensor = candle_core::Tensor::from_vec(values, shape, tensor.device()).unwrap();
+    }
+    let path = folder.join("hard.safetensors");
+    candle_core::safetensors::save(&tensors.into_iter().collect(), path).unwrap();
+    fs::copy(zoo("kws12.toml"), folder.join("hard.toml")).unwrap();
+}
+
+#[test]
+fn calibration_measures_every_layer_and_leaves_in_fp32_what_loses_too_much() {
+    let folder = workshop();
+    labelled_clips(folder.path());
+    hard_to_quantise(folder.path());
+    let calibrate = |checkpoint: &str, rest: &[&str]| {
+        let export = ["export", checkpoint, "-o", "int8.onnx", "--precision", "int8"];
+        let output = ssamba_edge(folder.path(), &[&export, rest].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let report = stdout(&output);
+        (serde_json::from_str(&report).unwrap_or_default(), stderr(&output))
+    };
+    let kept = |report: &serde_json::Value, fate: &str| -> Vec<String> {
+        let layers = report["layers"].as_array().unwrap().iter();
+        let layers = layers.filter(|layer| layer["kept"] == fate);
+        layers.map(|layer| layer["layer"].as_str().unwrap().to_owned()).collect()
+    };
+
+    let (report, said): (serde_json::Value, _) =
+        calibrate("kws12.pth", &["--calibrate", "clips", "--json"]);
+    assert_eq!((&report["clips"], &report["accuracy_fp32"]), (&3.into(), &100.0.into()));
+    assert_eq!(kept(&report, "quantised").len(), 38, "{said}");
+    assert!(report["total"]["max_abs"].as_f64().unwrap() > 0.0);
+    assert!(said.contains("pair5/out_proj") && said.contains("38 of 38 layers"), "{said}");
+
+    // Not named for classes: judged by agreement.
+    fs::write(folder.path().join("list.txt"), "yes.wav\nstop.wav\n").unwrap();
+    let (report, said) = calibrate("kws12.pth", &["--calibrate", "list.txt", "--json"]);
+    assert_eq!((&report["clips"], &report["accuracy_fp32"]), (&2.into(), &().into()));
+    assert_eq!(report["total"]["same_top"], 2);
+    assert!(said.contains("without labels"), "{said}");
+
+    let budget = ["--calibrate", "clips", "--max-drop", "0", "--json"];
+    let (report, said) = calibrate("hard.safetensors", &budget);
+    assert_eq!(report["accuracy_fp32"], 100.0);
+    let left = kept(&report, "loses-alone");
+    assert!(!left.is_empty() && left.iter().any(|name| name.ends_with("conv1d")), "{said}");
+    assert!(said.contains("stays fp32: loses too much"), "{said}");
+    assert_eq!(
+        (&report["total"]["lost"], &report["total"]["accuracy"]),
+        (&0.0.into(), &100.0.into())
+    );
+    let run = ["run", "int8.onnx", "yes.wav", "stop.wav", "left.wav", "--provider", "cpu"];
+    let output = ssamba_edge(folder.path(), &run);
+    let heard = stdout(&output);
+    for (line, word) in heard.lines().zip(["yes", "stop", "left"]) {
+        assert!(line.starts_with(&format!("{word}.wav: {word} ")), "{heard}");
+    }
+}
+
+#[test]
+fn a_calibration_that_cannot_be_says_why_and_leaves_nothing() {
+    let folder = workshop();
+    labelled_clips(folder.path());
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fs::create_dir(folder.path().join("broken")).unwrap();
+    fs::write(folder.path().join("broken/clip.wav"), "RIFF").unwrap();
+    fs::write(folder.path().join("blank.txt"), "\n\n").unwrap();
+    fs::write(folder.path().join("gone.txt"), "nowhere.wav\n").unwrap();
+    let files = || -> Vec<_> {
+        let files = fs::read_dir(folder.path()).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let int8 = ["--precision", "int8", "--calibrate"];
+    for (arguments, needle) in [
+        ([&int8[..], &["nowhere"]].concat(), "nowhere: expected a folder of clips"),
+        ([&int8[..], &["empty"]].concat(), "no audio in this folder"),
+        ([&int8[..], &["broken"]].concat(), "clip.wav"),
+        ([&int8[..], &["blank.txt"]].concat(), "no clips are listed"),
+        ([&int8[..], &["gone.txt"]].concat(), "nowhere.wav"),
+        ([&int8[..], &["yes.wav"]].concat(), "yes.wav: expected a folder of clips"),
+        ([&int8[..], &["clips", "--max-drop=-1"]].concat(), "--max-drop is -1"),
+        ([&int8[..], &["clips", "--max-drop", "nan"]].concat(), "--max-drop is NaN"),
+        ([&int8[..], &["clips", "--recipe", "superb"]].concat(), ""),
+        (vec!["--calibrate", "clips"], "--calibrate takes --precision int8"),
+        (vec!["--precision", "int8", "--lowering", "chunk"], "TensorRT, which has no products"),
+    ] {
+        let export = [&["export", "kws12.pth", "-o", "out.onnx"], &arguments[..]].concat();
+        let output = ssamba_edge(folder.path(), &export);
+        let said = stderr(&output);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{said}");
+        assert!(said.starts_with("error: ") && said.lines().count() == 1, "{arguments:?}: {said}");
+        assert!(said.contains(needle), "{arguments:?}: {said}");
+        assert_eq!(files(), before, "{arguments:?}");
+    }
+}
+
+#[test]
 #[cfg(feature = "cuda")]
 fn bench_measures_every_network_and_writes_it_down() {
     let folder = tempfile::tempdir().unwrap();

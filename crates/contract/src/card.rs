@@ -61,6 +61,9 @@ pub enum Precision {
     /// Half precision.
     #[serde(rename = "fp16")]
     F16,
+    /// Single precision between the products, most matrices in eight-bit integers.
+    #[serde(rename = "int8")]
+    I8,
 }
 
 impl fmt::Display for Precision {

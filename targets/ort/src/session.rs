@@ -20,7 +20,7 @@ use ort::{
     },
     value::{TensorElementType, TensorRef, ValueType},
 };
-use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads, io::FBANK};
+use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, default_threads, io::FBANK};
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
@@ -95,6 +95,12 @@ impl OrtSession {
             let graph = commit(builder, path)?;
             let card = card(&graph)?;
             check_graph(&graph, &card)?;
+            if card.precision == Precision::I8 && options.provider.on_gpu() {
+                bail!(
+                    "its layers are in eight bits (int8), which is for a CPU: run it there, or export with \
+                     --precision fp16"
+                );
+            }
             Ok((graph, card))
         };
         let (graph, card) =

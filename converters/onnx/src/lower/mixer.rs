@@ -161,7 +161,7 @@ fn selective_scan(
         delta_bias.extend(vector(&stream.dt_bias)?);
     }
     let [delta, b, c] = match encoder.precision {
-        Precision::F32 => project_each(g, encoder, &streams, u)?,
+        Precision::F32 | Precision::I8 => project_each(g, encoder, &streams, u)?,
         Precision::F16 => project_all(g, encoder, &streams, u)?,
     };
     let width = streams.len() * d_inner;

@@ -182,6 +182,10 @@ pub fn run(args: &Args) -> Result<Answer> {
         !args.cuda_graph || args.provider == Device::Cuda,
         "--cuda-graph takes --provider cuda"
     );
+    ensure!(
+        args.provider == Device::Cpu || !args.precision.contains(&Precision::Int8),
+        "--precision int8 takes --provider cpu"
+    );
     let rows = ssamba_onnx::Network::ROWS;
     if let Some(odd) = args.tokens.iter().find(|&&n| n == 0 || !n.is_multiple_of(rows)) {
         bail!("--tokens {odd}, expected positive multiples of {rows}");

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Options, Precision,
+    export::values,
     graph::{GraphBuilder, Value},
 };
 
@@ -26,7 +27,7 @@ pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> R
              with plain attention its file holds standard operators alone"
         );
     }
-    let (form, precision) = (options.attention.unwrap_or_default(), options.precision);
+    let (form, precision) = (options.attention.unwrap_or_default(), values(options));
     let weights = model.weights();
     let d_model = weights.config.d_model;
     let mut tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
