@@ -20,9 +20,12 @@ use crate::{
 pub struct Args {
     /// Official `.pth` file or safetensors with the same names.
     checkpoint: PathBuf,
-    /// File to write.
+    /// File to write; for `--target embedded`, folder.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[cfg(feature = "embedded")]
+    #[command(flatten)]
+    target: crate::pack::TargetArgs,
     #[command(flatten)]
     recipe: RecipeArgs,
     /// Name of the model in its card [default: the checkpoint's file name].
@@ -167,6 +170,12 @@ pub fn run(args: &Args) -> Result<Answer> {
         batch: args.batch.map(|batch| batch as usize),
     };
     let name = args.name.as_deref();
+    #[cfg(feature = "embedded")]
+    if args.target.is_embedded()? {
+        return crate::pack::run(&args.target, &args.checkpoint, &args.output, |file| {
+            export(&args.checkpoint, file, &args.recipe, name, &options)
+        });
+    }
     let Exported { source, bytes } =
         export(&args.checkpoint, &args.output, &args.recipe, name, &options)?;
 
