@@ -4,10 +4,9 @@
 
 use std::num::NonZeroUsize;
 
-use ssamba_contract::op::{
-    Attributes, Combine, DOMAIN, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN, Sizes,
-    attribute,
-};
+use ssamba_contract::op::{Attributes, Combine, DOMAIN, OPERANDS, SELECTIVE_SCAN, Sizes};
+#[cfg(feature = "onnx")]
+use ssamba_contract::op::{REQUIRED_OPERANDS, RawAttributes, attribute};
 use ssamba_scan::{Scan, Threads, selective_scan};
 use tract_nnef::internal::*;
 #[cfg(feature = "onnx")]

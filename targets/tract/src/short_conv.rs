@@ -4,10 +4,13 @@
 use std::num::NonZeroUsize;
 
 use ssamba_contract::op::{
-    DOMAIN, attribute,
-    short_conv::{
-        Activation, Attributes, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SHORT_CONV, Sizes,
-    },
+    DOMAIN,
+    short_conv::{Activation, Attributes, OPERANDS, SHORT_CONV, Sizes},
+};
+#[cfg(feature = "onnx")]
+use ssamba_contract::op::{
+    attribute,
+    short_conv::{REQUIRED_OPERANDS, RawAttributes},
 };
 use ssamba_scan::{Threads, short_conv};
 use tract_nnef::internal::*;
