@@ -1,36 +1,24 @@
-//! A model as tract's own format, NNEF in a tar archive: what a program reads that has no room for
-//! a reader of ONNX.
-//!
-//! tract's reader of NNEF knows every operator of tract and keeps all their code in the program.
-//! The one here knows those that the converter's files come down to, under tract's names; writing
-//! is tract's own.
+//! A model in tract's own format, NNEF in a tar archive: for a program that has no room for a reader
+//! of ONNX.
 
-use std::{collections::HashMap, io::Read, num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, sync::Arc};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::Result;
 use ssamba_contract::op::{
     self, Attributes, RawAttributes, SELECTIVE_SCAN, attribute,
     short_conv::{self as conv, SHORT_CONV},
 };
-use tract_nnef::{
-    ast::ProtoModel,
-    framework::Nnef,
-    internal::*,
-    ops::nnef::deser,
-    tract_core::ops::{
-        einsum::EinSum,
-        math,
-        nn::{GeluExact, RmsNorm, Sigmoid, Silu},
-    },
-};
+use tract_nnef::{framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
 
 use crate::{selective_scan::SelectiveScan, short_conv::ShortConv};
 
-/// In the archive; the other files are tensors.
-const GRAPH: &str = "graph.nnef";
 /// Wired operands, and for each its number among all.
 const INPUTS: &str = "inputs";
 const OPERANDS: &str = "operands";
+
+fn framework() -> Nnef {
+    tract_nnef::nnef().with_registry(ours())
+}
 
 /// Our operators, under the name of their version.
 fn ours() -> Registry {
@@ -189,116 +177,12 @@ fn read_short_conv(
 /// here again is not written.
 #[cfg(feature = "onnx")]
 pub(crate) fn write(model: &TypedModel) -> Result<Vec<u8>> {
-    let framework = tract_nnef::nnef().with_registry(ours());
-    let bytes = framework.write_to_tar_with_config(model, Vec::new(), false, true)?;
-    read(&bytes).context("a pack that could not be read")?;
+    let bytes = framework().write_to_tar_with_config(model, Vec::new(), false, true)?;
+    read(&bytes).context("it could not be read again")?;
     Ok(bytes)
 }
 
 /// The model of an archive.
-pub(crate) fn read(bytes: &[u8]) -> Result<TypedModel> {
-    let (mut graph, mut tensors) = (None, HashMap::new());
-    for entry in tar::Archive::new(bytes).entries().context("it is no archive")? {
-        let mut entry = entry.context("it is no whole archive")?;
-        let path = entry.path()?.to_string_lossy().into_owned();
-        if path == GRAPH {
-            let mut text = String::new();
-            entry.read_to_string(&mut text).context("its graph is no text")?;
-            graph = Some(text);
-        } else if let Some(label) = path.strip_suffix(".dat") {
-            let tensor = tract_nnef::tensors::read_tensor(&mut entry)
-                .with_context(|| format!("its tensor `{label}` cannot be read"))?;
-            tensors.insert(Identifier::from(label.trim_start_matches("./")), tensor.into());
-        } else {
-            bail!("it holds `{path}`, which this program does not know");
-        }
-    }
-    let text = graph.ok_or_else(|| anyhow!("it holds no {GRAPH}"))?;
-    let doc = tract_nnef::ast::parse::parse_document(&text)?;
-    let proto = ProtoModel { doc, tensors, quantization: None, resources: HashMap::new() };
-    proto.validate()?;
-    let framework = Nnef {
-        stdlib: Vec::new(),
-        registries: vec![khronos(), tract(), ours()],
-        resource_loaders: Vec::new(),
-        allow_extended_identifier_syntax: false,
-        extern_all_constants: false,
-    };
-    framework.model_for_proto_model(&proto)
-}
-
-/// Operators of NNEF itself, declared in tract's copy of its standard.
-fn khronos() -> Registry {
-    let mut registry = Registry::new("tract_nnef");
-    let readers: [(&str, ToTract); 14] = [
-        ("external", deser::external),
-        ("variable", deser::variable),
-        ("reshape", deser::reshape),
-        ("transpose", deser::transpose),
-        ("concat", deser::concat),
-        ("pad", deser::pad),
-        ("slice", deser::slice),
-        ("squeeze", deser::squeeze),
-        ("unsqueeze", deser::unsqueeze),
-        ("conv", deser::conv),
-        ("matmul", deser::matmul),
-        ("softmax", deser::softmax),
-        ("sum_reduce", deser::reduce),
-        ("copy", deser::copy),
-    ];
-    for declared in tract_nnef::framework::stdlib() {
-        let decl = declared.decl;
-        if let Some((id, read)) = readers.iter().find(|(id, _)| *id == decl.id.0) {
-            registry.register_primitive(id, &decl.parameters, &decl.results, *read);
-        }
-    }
-    registry.register_binary("add", &math::Add);
-    registry.register_binary("sub", &math::Sub);
-    registry.register_binary("mul", &math::Mul);
-    registry.register_binary("div", &math::Div);
-    registry.register_unit_element_wise("exp", &math::Exp {});
-    registry.register_unit_element_wise("square", &math::Square {});
-    registry.register_unit_element_wise("rsqrt", &math::Rsqrt {});
-    registry.register_unit_element_wise("sigmoid", &Sigmoid {});
-    registry
-}
-
-/// tract's additions to NNEF.
-fn tract() -> Registry {
-    let mut registry = Registry::new("tract_core");
-    let output = [("output", TypeName::Scalar.tensor())];
-    registry.register_unit_element_wise("tract_core_silu", &Silu {});
-    registry.register_unit_element_wise("tract_core_erf", &math::Erf {});
-    registry.register_primitive(
-        "tract_core_einsum",
-        &[
-            TypeName::Scalar.tensor().array().named("inputs"),
-            TypeName::String.named("expr"),
-            TypeName::String.named("acc"),
-            TypeName::String.named("output").default(""),
-        ],
-        &output,
-        |builder, call| {
-            let expression = call.named_arg_as::<String>(builder, "expr")?.parse()?;
-            let accumulator = call.named_arg_as::<String>(builder, "acc")?.parse()?;
-            let inputs: TVec<OutletId> = call.named_arg_as(builder, "inputs")?;
-            builder.wire(EinSum::new(expression, accumulator), &inputs)
-        },
-    );
-    registry.register_primitive(
-        "tract_core_rms_norm",
-        &[
-            TypeName::Scalar.tensor().named("input"),
-            TypeName::Integer.named("axis"),
-            TypeName::Scalar.named("eps"),
-        ],
-        &output,
-        |builder, call| {
-            let input = call.named_arg_as(builder, "input")?;
-            let axis = call.named_arg_as(builder, "axis")?;
-            let eps = call.named_arg_as(builder, "eps")?;
-            builder.wire(RmsNorm { axis, eps }, &[input])
-        },
-    );
-    registry
+pub(crate) fn read(mut bytes: &[u8]) -> Result<TypedModel> {
+    framework().model_for_read(&mut bytes)
 }

@@ -305,7 +305,7 @@ fn chosen(
     posteriors: &[Posteriors],
 ) -> Result<Chosen<Vec<Rates>>> {
     let hours = task.hours * posteriors.len() as f64;
-    let (threshold, thresholds) = choose(swept, task.labels, hours, budget);
+    let (threshold, mut thresholds) = choose(swept, task.labels, hours, budget);
     let threshold = threshold.with_context(|| {
         format!("no threshold keeps to {budget} false alarms an hour: allow for more")
     })?;
@@ -316,13 +316,18 @@ fn chosen(
             posteriors.iter().map(|heard| Ok(task.detect(&settings, heard)?.rates(task.hours)));
         rates.collect::<Result<Vec<_>>>()
     };
-    Ok(Chosen {
-        false_alarms_per_hour: budget,
-        threshold,
-        at_threshold: rates(&BTreeMap::new())?,
-        at_thresholds: rates(&thresholds)?,
-        thresholds,
-    })
+    let of = |rates: &[Rates], figure: fn(&Rates) -> usize| rates.iter().map(figure).sum::<usize>();
+    let at_threshold = rates(&BTreeMap::new())?;
+    let mut at_thresholds = rates(&thresholds)?;
+    // Shares of few alarms are coarse, and labels get in each other's way: what is not better is not
+    // taken.
+    let kept = of(&at_thresholds, |rates| rates.misses) <= of(&at_threshold, |rates| rates.misses)
+        && of(&at_thresholds, |rates| rates.false_alarms) as f64 <= budget * hours;
+    if !kept {
+        thresholds.clear();
+        at_thresholds.clone_from(&at_threshold);
+    }
+    Ok(Chosen { false_alarms_per_hour: budget, threshold, thresholds, at_threshold, at_thresholds })
 }
 
 fn count(clips: &[Clip], is_keyword: impl Fn(&str) -> bool) -> Clips {
