@@ -21,9 +21,12 @@ use crate::{
 pub struct Args {
     /// Official `.pth` file or safetensors with the same names.
     checkpoint: PathBuf,
-    /// File to write.
+    /// File to write; for `--target embedded`, folder.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[cfg(feature = "embedded")]
+    #[command(flatten)]
+    target: crate::pack::TargetArgs,
     #[command(flatten)]
     recipe: RecipeArgs,
     /// Name of the model in its card [default: the checkpoint's file name].
@@ -207,14 +210,22 @@ pub fn run(args: &Args) -> Result<Answer> {
     };
     let name = args.name.as_deref();
     let (checkpoint, output) = (&args.checkpoint, &args.output);
-    let exported = export(checkpoint, output, &args.recipe, name, &options, calibration.as_ref())?;
-    let Exported { source, bytes, report } = exported;
-    if let Some(report) = &report {
-        report.print();
-        if args.json {
-            terminal::say(serde_json::to_string(report)?)?;
+    let export_to = |file: &Path| -> Result<Exported> {
+        let calibration = calibration.as_ref();
+        let exported = export(checkpoint, file, &args.recipe, name, &options, calibration)?;
+        if let Some(report) = &exported.report {
+            report.print();
+            if args.json {
+                terminal::say(serde_json::to_string(report)?)?;
+            }
         }
+        Ok(exported)
+    };
+    #[cfg(feature = "embedded")]
+    if args.target.is_embedded()? {
+        return crate::pack::run(&args.target, checkpoint, output, export_to);
     }
+    let Exported { source, bytes, .. } = export_to(output)?;
 
     let network = &source.network;
     let sizes = network.sizes();

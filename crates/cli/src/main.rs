@@ -4,7 +4,7 @@
 //! 2 usage or error.
 
 mod audio;
-#[cfg(all(feature = "convert", feature = "cuda"))]
+#[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
 mod bench;
 #[cfg(feature = "convert")]
 mod calibrate;
@@ -19,10 +19,14 @@ mod gpu;
 #[cfg(feature = "convert")]
 mod inspect;
 mod listen;
+#[cfg(feature = "embedded")]
+mod pack;
 #[cfg(feature = "ort")]
 mod placement;
 mod provider;
 mod run;
+#[cfg(feature = "embedded")]
+mod spotting;
 mod terminal;
 #[cfg(feature = "convert")]
 mod verify;
@@ -51,7 +55,7 @@ enum Command {
     Inspect(inspect::Args),
     #[cfg(feature = "convert")]
     Demo(demo::Args),
-    #[cfg(all(feature = "convert", feature = "cuda"))]
+    #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
     Bench(bench::Args),
 }
 
@@ -90,7 +94,7 @@ fn run(command: Command) -> Result<Answer> {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
-        #[cfg(all(feature = "convert", feature = "cuda"))]
+        #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
         Command::Bench(args) => bench::run(&args),
     }
 }

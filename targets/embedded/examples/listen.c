@@ -1,6 +1,6 @@
 /* Listens to raw samples on stdin (16 kHz, mono, 16 bits, native byte order) and prints keywords:
  *
- *     arecord -q -t raw -f S16_LE -r 16000 -c 1 | ./listen kws.onnx
+ *     arecord -q -t raw -f S16_LE -r 16000 -c 1 | ./listen kws
  */
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* ssamba-kws: a keyword spotter over a stream of 16 kHz samples.
  *
  *     char error[256];
- *     ssamba_kws *kws = ssamba_kws_open("kws.onnx", NULL, error, sizeof error);
+ *     ssamba_kws *kws = ssamba_kws_open("kws", NULL, error, sizeof error);
  *     while (... samples ...) {
  *         ssamba_kws_event event;
  *         ssamba_kws_feed(kws, samples, count);
@@ -36,13 +36,14 @@ extern "C" {
 
 typedef struct ssamba_kws ssamba_kws;
 
-/* 0 in any field means its default: `ssamba_kws_settings settings = {0};`. */
+/* 0 in any field means its default: what the folder of the model says, or for a file the last number
+ * below. `ssamba_kws_settings settings = {0};` asks for nothing. */
 typedef struct {
     uint32_t hop_ms;        /* from one window to the next, a multiple of 10; 100 */
     uint32_t window_ms;     /* sound in one window; all that the model takes */
     uint32_t smooth;        /* windows whose scores are averaged; 3 */
     uint32_t refractory_ms; /* pause after an event; 1000 */
-    float threshold;        /* mean score from which a label fires, up to 1; 0.6 */
+    float threshold;        /* mean score from which a label, any, fires, up to 1; 0.6 */
 } ssamba_kws_settings;
 
 typedef struct {
@@ -51,8 +52,9 @@ typedef struct {
     double time_s;     /* seconds from the start of the stream to the end of the newest window */
 } ssamba_kws_event;
 
-/* Opens a model file that `ssamba-edge export` wrote. `model` is a path in UTF-8; `settings` may be
- * NULL. NULL comes back when it fails; then, unless `error` is NULL, one sentence stands there, cut
+/* Opens a folder that `ssamba-edge export --target embedded` wrote, or a file that `ssamba-edge
+ * export` wrote (not in a library built without the feature `onnx`). `model` is a path in UTF-8;
+ * `settings` may be NULL. NULL comes back when it fails; then, unless `error` is NULL, one sentence stands there, cut
  * to `error_size` bytes with the final NUL. The spotter belongs to the caller, who closes it. */
 ssamba_kws *ssamba_kws_open(const char *model, const ssamba_kws_settings *settings, char *error,
                             size_t error_size);

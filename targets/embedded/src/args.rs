@@ -4,7 +4,7 @@
 use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result, anyhow, bail};
-use ssamba_kws::Settings;
+use ssamba_kws::{Changes, Settings};
 
 /// Text of `--help`.
 const HELP: &str = "\
@@ -12,12 +12,13 @@ Print the keywords of a 16 kHz stream as they are heard.
 
 Usage: ssamba-kws MODEL [FILE.wav|-] [OPTIONS]
 
-  MODEL     file written by `ssamba-edge export`
+  MODEL     folder written by `ssamba-edge export --target embedded`, or file
+            written by `ssamba-edge export`
   FILE.wav  16 kHz WAV file, any number of channels
   -         raw samples on stdin, 16 kHz, mono, 16-bit little endian [default]:
             arecord -q -t raw -f S16_LE -r 16000 -c 1 | ssamba-kws MODEL
 
-Options:
+Options; a folder brings defaults of its own:
   --threshold X        mean score from which a label fires [default: 0.6]
   --threshold LABEL=X  the same for one label; may be repeated
   --hop MS             from one window to the next, a multiple of 10 [default: 100]
@@ -46,7 +47,8 @@ pub enum Command {
 pub struct Args {
     pub model: PathBuf,
     pub source: Source,
-    pub settings: Settings,
+    /// To the settings of the model.
+    pub changes: Changes,
     pub json: bool,
 }
 
@@ -59,7 +61,7 @@ pub enum Source {
 
 /// Reads the arguments behind the program's name.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
-    let mut settings = Settings::default();
+    let mut changes = Changes::default();
     let mut json = false;
     let mut files = Vec::new();
     let mut options = true;
@@ -86,14 +88,16 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
             "--threshold" => {
                 let value = operand()?;
                 match value.rsplit_once('=') {
-                    Some((label, x)) => settings.thresholds.push((label.into(), number(name, x)?)),
-                    None => settings.threshold = number(name, &value)?,
+                    Some((label, x)) => {
+                        changes.thresholds.insert(label.into(), number(name, x)?);
+                    }
+                    None => changes.threshold = Some(number(name, &value)?),
                 }
             }
-            "--hop" => settings.hop_ms = number(name, &operand()?)?,
-            "--window" => settings.window_ms = Some(number(name, &operand()?)?),
-            "--smooth" => settings.smooth = number(name, &operand()?)?,
-            "--refractory" => settings.refractory_ms = number(name, &operand()?)?,
+            "--hop" => changes.hop_ms = Some(number(name, &operand()?)?),
+            "--window" => changes.window_ms = Some(number(name, &operand()?)?),
+            "--smooth" => changes.smooth = Some(number(name, &operand()?)?),
+            "--refractory" => changes.refractory_ms = Some(number(name, &operand()?)?),
             _ if text == "--json" => json = true,
             _ if text == "--" => options = false,
             _ if text == "--help" || text == "-h" => return Ok(Command::Say(HELP.into())),
@@ -105,7 +109,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
             _ => bail!("there is no option {text}; {USAGE}"),
         }
     }
-    settings.check()?;
+    changes.of(Settings::default()).check()?;
     let mut files = files.into_iter();
     let model = files.next().context(USAGE)?;
     let source = match files.next() {
@@ -115,7 +119,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
     if let Some(extra) = files.next() {
         bail!("one stream at a time, not also {}; {USAGE}", extra.display());
     }
-    Ok(Command::Listen(Args { model, source, settings, json }))
+    Ok(Command::Listen(Args { model, source, changes, json }))
 }
 
 fn number<T: FromStr>(name: &str, value: &str) -> Result<T> {
@@ -134,20 +138,20 @@ mod tests {
     fn options_stand_anywhere_and_have_defaults() {
         let Command::Listen(args) = read("m.onnx").unwrap() else { panic!("listens") };
         assert_eq!(
-            (args.source, args.settings, args.json),
-            (Source::Stdin, Settings::default(), false)
+            (args.source, args.changes, args.json),
+            (Source::Stdin, Changes::default(), false)
         );
         let line = "--hop 50 m.onnx --threshold=0.7 --threshold stop=0.9 a.wav --json --smooth 1";
         let Command::Listen(args) = read(line).unwrap() else { panic!("listens") };
         assert_eq!((args.model, args.source), ("m.onnx".into(), Source::Wav("a.wav".into())));
-        let expected = Settings {
-            hop_ms: 50,
-            smooth: 1,
-            threshold: 0.7,
-            thresholds: vec![("stop".into(), 0.9)],
-            ..Settings::default()
+        let expected = Changes {
+            hop_ms: Some(50),
+            smooth: Some(1),
+            threshold: Some(0.7),
+            thresholds: [("stop".into(), 0.9)].into(),
+            ..Changes::default()
         };
-        assert_eq!((args.settings, args.json), (expected, true));
+        assert_eq!((args.changes, args.json), (expected, true));
         let Command::Listen(args) = read("-- --m -").unwrap() else { panic!("listens") };
         assert_eq!((args.model, args.source), ("--m".into(), Source::Stdin));
     }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Settings, Spotter};
+use crate::{Changes, Settings, Spotter};
 
 const OK: c_int = 0;
 const EVENT: c_int = 1;
@@ -44,7 +44,7 @@ const _: fn() = || {
     is_send::<Handle>();
 };
 
-/// `ssamba_kws_settings`; 0 means the default.
+/// `ssamba_kws_settings`; 0 means the default of the model.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct RawSettings {
@@ -64,26 +64,27 @@ struct RawEvent {
 }
 
 impl RawSettings {
-    fn read(self) -> Settings {
-        let default = Settings::default();
-        let or = |value: u32, default: u32| if value == 0 { default } else { value };
-        Settings {
-            hop_ms: or(self.hop_ms, default.hop_ms),
-            window_ms: (self.window_ms != 0).then_some(self.window_ms),
-            smooth: if self.smooth == 0 { default.smooth } else { self.smooth as usize },
-            threshold: if self.threshold == 0.0 { default.threshold } else { self.threshold },
-            thresholds: default.thresholds,
-            refractory_ms: or(self.refractory_ms, default.refractory_ms),
+    fn changes(self) -> Changes {
+        let set = |value: u32| (value != 0).then_some(value);
+        Changes {
+            hop_ms: set(self.hop_ms),
+            window_ms: set(self.window_ms),
+            smooth: set(self.smooth).map(|windows| windows as usize),
+            refractory_ms: set(self.refractory_ms),
+            threshold: (self.threshold != 0.0).then_some(self.threshold),
+            ..Changes::default()
         }
     }
 }
 
 impl Handle {
-    fn open(model: &CStr, settings: &Settings) -> Result<Self> {
+    fn open(model: &CStr, changes: &Changes) -> Result<Self> {
         let model = model.to_str().context("the path of the model is not UTF-8")?;
-        let spotter = Spotter::open(model, settings)?;
-        let labels = (0..spotter.scores().len())
-            .map(|class| CString::new(spotter.card().label(class).replace('\0', " ")))
+        let spotter = Spotter::open(model, &changes.of(Settings::of(model)?))?;
+        let labels = spotter
+            .labels()
+            .iter()
+            .map(|label| CString::new(label.replace('\0', " ")))
             .collect::<Result<_, _>>()?;
         Ok(Self { spotter, labels, waiting: VecDeque::with_capacity(WAITING), broken: false })
     }
@@ -137,7 +138,7 @@ unsafe extern "C" fn ssamba_kws_open(
         let model = unsafe { CStr::from_ptr(model) };
         // SAFETY: null, or by the caller's promise settings of this layout.
         let settings = unsafe { settings.as_ref() };
-        Handle::open(model, &settings.map_or_else(Settings::default, |raw| raw.read()))
+        Handle::open(model, &settings.map_or_else(Changes::default, |raw| raw.changes()))
     });
     let text = match opened {
         Ok(Ok(handle)) => return Box::into_raw(Box::new(handle)),

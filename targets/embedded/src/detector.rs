@@ -1,7 +1,13 @@
 //! Scores of windows to events: smoothing, thresholds, refractory time.
 
-/// Holds the scores of the last windows. All memory is taken when it is made.
-pub(crate) struct Detector {
+use anyhow::Result;
+
+use crate::{Settings, settings::FRAME_MS};
+
+/// What a [`Spotter`](crate::Spotter) decides by: the scores of window after window go in, the
+/// classes that fire come out. All memory is taken when it is made.
+#[derive(Clone, Debug)]
+pub struct Detector {
     /// The threshold of each class, `None` for one that never fires.
     thresholds: Vec<Option<f32>>,
     /// The last windows, `[smooth, n_classes]`; window `i` lies in row `i % smooth`.
@@ -15,19 +21,33 @@ pub(crate) struct Detector {
 }
 
 impl Detector {
+    /// For a model with these labels, one a class.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, by itself or for these labels.
+    pub fn new(settings: &Settings, labels: &[String]) -> Result<Self> {
+        settings.check()?;
+        let refractory = u64::from(settings.refractory_ms.div_ceil(FRAME_MS));
+        Ok(Self::with(settings.thresholds_of(labels)?, settings.smooth, refractory))
+    }
+
     /// `thresholds` has one entry a class, `smooth` is at least 1.
-    pub(crate) fn new(thresholds: Vec<Option<f32>>, smooth: usize, refractory: u64) -> Self {
+    fn with(thresholds: Vec<Option<f32>>, smooth: usize, refractory: u64) -> Self {
         let recent = vec![0.0; smooth * thresholds.len()].into();
         Self { thresholds, recent, smooth, windows: 0, refractory, quiet_until: 0 }
     }
 
-    pub(crate) fn n_classes(&self) -> usize {
+    /// Scores that each window has.
+    pub fn n_classes(&self) -> usize {
         self.thresholds.len()
     }
 
     /// Takes in the scores of the window that ends with frame `frame`; the class that fires, if one
     /// does, and its mean score. Of several over their thresholds it is the one with the highest.
-    pub(crate) fn push(&mut self, scores: &[f32], frame: u64) -> Option<(usize, f32)> {
+    ///
+    /// # Panics
+    /// When there are not as many scores as classes.
+    pub fn push(&mut self, scores: &[f32], frame: u64) -> Option<(usize, f32)> {
         let n_classes = self.n_classes();
         let row = (self.windows % self.smooth as u64) as usize;
         self.recent[row * n_classes..][..n_classes].copy_from_slice(scores);
@@ -54,7 +74,8 @@ impl Detector {
         rows.map(|row| row[class]).sum::<f32>() / windows as f32
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// Forgets all windows.
+    pub fn reset(&mut self) {
         self.windows = 0;
         self.quiet_until = 0;
     }
@@ -66,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_mean_of_the_last_windows_decides() {
-        let mut detector = Detector::new(vec![Some(0.5)], 3, 0);
+        let mut detector = Detector::with(vec![Some(0.5)], 3, 0);
         let fired: Vec<bool> = [0.4, 0.9, 0.1, 0.4, 0.9, 0.5]
             .into_iter()
             .zip(0..)
@@ -78,7 +99,7 @@ mod tests {
 
     #[test]
     fn nothing_fires_within_the_refractory_time() {
-        let mut detector = Detector::new(vec![Some(0.5), Some(0.5)], 1, 30);
+        let mut detector = Detector::with(vec![Some(0.5), Some(0.5)], 1, 30);
         let fired: Vec<u64> = (98..200)
             .step_by(10)
             .filter(|frame| detector.push(&[0.9, 0.8], *frame).is_some())
@@ -90,7 +111,7 @@ mod tests {
 
     #[test]
     fn classes_have_their_own_thresholds_and_some_none() {
-        let mut detector = Detector::new(vec![Some(0.7), Some(0.2), None], 1, 0);
+        let mut detector = Detector::with(vec![Some(0.7), Some(0.2), None], 1, 0);
         assert_eq!(detector.push(&[0.6, 0.1, 0.9], 0), None);
         assert_eq!(detector.push(&[0.6, 0.3, 0.9], 1), Some((1, 0.3)));
         assert_eq!(detector.push(&[0.8, 0.3, 0.9], 2), Some((0, 0.8)));

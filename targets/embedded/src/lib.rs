@@ -9,10 +9,14 @@
 
 #![deny(missing_docs)]
 
+mod bundle;
 mod c_abi;
 mod detector;
 mod settings;
 mod spotter;
 
-pub use settings::Settings;
-pub use spotter::{Event, SAMPLE_RATE, Spotter};
+#[cfg(feature = "onnx")]
+pub use bundle::Bundle;
+pub use detector::Detector;
+pub use settings::{Changes, Settings, is_background};
+pub use spotter::{Event, SAMPLE_RATE, Spotter, Window};

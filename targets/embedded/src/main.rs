@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 use args::{Args, Command, Source};
 use serde::Serialize;
-use ssamba_kws::{Event, Spotter};
+use ssamba_kws::{Event, Settings, Spotter};
 
 /// One line of `--json`.
 #[derive(Serialize)]
@@ -57,15 +57,19 @@ fn listen(args: &Args) -> Result<()> {
     match &args.source {
         Source::Wav(path) => {
             let mut wav = input::Wav::open(path)?;
-            let mut spotter = Spotter::open(&args.model, &args.settings)?;
+            let mut spotter = open(args)?;
             wav.each(|samples| feed(&mut spotter, samples))
         }
         Source::Stdin => {
             let stdin = input::raw_stdin()?;
-            let mut spotter = Spotter::open(&args.model, &args.settings)?;
+            let mut spotter = open(args)?;
             input::each_raw(stdin, |samples| feed(&mut spotter, samples))
         }
     }
+}
+
+fn open(args: &Args) -> Result<Spotter> {
+    Spotter::open(&args.model, &args.changes.of(Settings::of(&args.model)?))
 }
 
 /// One event, at once: whoever reads acts on it.

@@ -1,7 +1,9 @@
 //! What can be chosen about a spotter.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
-use ssamba_contract::Card;
+use serde::{Deserialize, Serialize};
 
 /// From one frame of the front end to the next.
 pub(crate) const FRAME_MS: u32 = 10;
@@ -11,7 +13,8 @@ const LONGEST_MS: u32 = 3_600_000;
 const MOST_SMOOTHED: usize = 1_000;
 
 /// What can be chosen about a spotter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// From one window to the next, in ms; a multiple of 10.
     pub hop_ms: u32,
@@ -24,7 +27,7 @@ pub struct Settings {
     /// Mean score from which a label fires, above 0 and at most 1.
     pub threshold: f32,
     /// Labels with a threshold of their own.
-    pub thresholds: Vec<(String, f32)>,
+    pub thresholds: BTreeMap<String, f32>,
     /// Pause after an event in which no label fires, in ms.
     pub refractory_ms: u32,
 }
@@ -36,7 +39,7 @@ impl Default for Settings {
             window_ms: None,
             smooth: 3,
             threshold: 0.6,
-            thresholds: Vec::new(),
+            thresholds: BTreeMap::new(),
             refractory_ms: 1000,
         }
     }
@@ -69,14 +72,13 @@ impl Settings {
     }
 
     /// The threshold of each class, `None` for one that never fires.
-    pub(crate) fn thresholds(&self, card: &Card, n_classes: usize) -> Result<Vec<Option<f32>>> {
-        let labels: Vec<String> = (0..n_classes).map(|index| card.label(index)).collect();
+    pub(crate) fn thresholds_of(&self, labels: &[String]) -> Result<Vec<Option<f32>>> {
         let mut thresholds: Vec<Option<f32>> =
             labels.iter().map(|label| (!is_background(label)).then_some(self.threshold)).collect();
         for (label, threshold) in &self.thresholds {
             ensure!(!is_background(label), "`{label}` never fires, it takes no threshold");
             let mut known = false;
-            for (slot, _) in thresholds.iter_mut().zip(&labels).filter(|(_, name)| *name == label) {
+            for (slot, _) in thresholds.iter_mut().zip(labels).filter(|(_, name)| *name == label) {
                 *slot = Some(*threshold);
                 known = true;
             }
@@ -84,14 +86,48 @@ impl Settings {
         }
         ensure!(
             thresholds.iter().any(Option::is_some),
-            "none of the model's {n_classes} labels can fire"
+            "none of the model's {} labels can fire",
+            labels.len()
         );
         Ok(thresholds)
     }
 }
 
-/// Classes that stand for the absence of a keyword, such as `_silence_`.
-fn is_background(label: &str) -> bool {
+/// What a user asks for; what is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// [`Settings::hop_ms`].
+    pub hop_ms: Option<u32>,
+    /// [`Settings::window_ms`].
+    pub window_ms: Option<u32>,
+    /// [`Settings::smooth`].
+    pub smooth: Option<usize>,
+    /// [`Settings::refractory_ms`].
+    pub refractory_ms: Option<u32>,
+    /// [`Settings::threshold`]: of all labels, those with thresholds of their own too.
+    pub threshold: Option<f32>,
+    /// [`Settings::thresholds`], after that.
+    pub thresholds: BTreeMap<String, f32>,
+}
+
+impl Changes {
+    /// The settings, changed.
+    pub fn of(&self, mut settings: Settings) -> Settings {
+        settings.hop_ms = self.hop_ms.unwrap_or(settings.hop_ms);
+        settings.window_ms = self.window_ms.or(settings.window_ms);
+        settings.smooth = self.smooth.unwrap_or(settings.smooth);
+        settings.refractory_ms = self.refractory_ms.unwrap_or(settings.refractory_ms);
+        if let Some(threshold) = self.threshold {
+            settings.threshold = threshold;
+            settings.thresholds.clear();
+        }
+        settings.thresholds.extend(self.thresholds.clone());
+        settings
+    }
+}
+
+/// Whether a label stands for the absence of a keyword, as `_silence_` does: it never fires.
+pub fn is_background(label: &str) -> bool {
     label.len() > 1 && label.starts_with('_') && label.ends_with('_')
 }
 
@@ -117,12 +153,30 @@ mod tests {
             (Settings { smooth: 0, ..ok.clone() }, "0 windows"),
             (Settings { threshold: 0.0, ..ok.clone() }, "threshold of 0"),
             (Settings { threshold: f32::NAN, ..ok.clone() }, "threshold of NaN"),
-            (Settings { thresholds: vec![("go".into(), 1.5)], ..ok.clone() }, "1.5 for `go`"),
+            (Settings { thresholds: [("go".into(), 1.5)].into(), ..ok.clone() }, "1.5 for `go`"),
             (Settings { refractory_ms: u32::MAX, ..ok }, "refractory time"),
         ] {
             let message = settings.check().unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
         }
+    }
+
+    #[test]
+    fn a_threshold_for_all_labels_replaces_those_of_some() {
+        let before =
+            Settings { thresholds: [("go".into(), 0.9)].into(), smooth: 5, ..Settings::default() };
+        assert_eq!(Changes::default().of(before.clone()), before);
+        let some = Changes { thresholds: [("no".into(), 0.8)].into(), ..Changes::default() };
+        let expected = [("go".to_owned(), 0.9), ("no".to_owned(), 0.8)].into();
+        assert_eq!(some.of(before.clone()).thresholds, expected);
+        let all = Changes { threshold: Some(0.7), hop_ms: Some(50), ..some };
+        let expected = Settings {
+            threshold: 0.7,
+            thresholds: [("no".into(), 0.8)].into(),
+            hop_ms: 50,
+            ..before.clone()
+        };
+        assert_eq!(all.of(before), expected);
     }
 
     #[test]

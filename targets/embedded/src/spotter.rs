@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use ssamba_contract::{Card, Session, Tensor, io::LOGITS};
 use ssamba_features::{FeatureError, Stream};
-use ssamba_tract::{Options, TractSession};
+use ssamba_tract::TractSession;
 
-use crate::{Settings, detector::Detector, settings::FRAME_MS};
+use crate::{Detector, Settings, bundle, settings::FRAME_MS};
 
 /// Hz, of every stream.
 pub const SAMPLE_RATE: u32 = 16_000;
@@ -29,6 +29,17 @@ pub struct Event {
     pub time_s: f64,
 }
 
+/// The newest window of a stream, scored.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// Scores before smoothing, in the order of the classes.
+    pub scores: &'a [f32],
+    /// Whole frames from the start of the stream to its end: what [`Detector::push`] takes.
+    pub frame: u64,
+    /// Its end, in seconds since the start of the stream.
+    pub time_s: f64,
+}
+
 /// Listens to one stream for the keywords of one model, on one thread.
 ///
 /// Its buffers are taken when it is opened and do not grow with the stream.
@@ -36,6 +47,8 @@ pub struct Spotter {
     session: TractSession,
     stream: Stream,
     detector: Detector,
+    /// By class.
+    labels: Vec<String>,
     /// Scores of the newest window.
     scores: Vec<f32>,
     /// From one window to the next, in frames.
@@ -43,16 +56,17 @@ pub struct Spotter {
 }
 
 impl Spotter {
-    /// Opens a file that `ssamba-edge export` wrote, and runs it once so that the first window is
-    /// not late.
+    /// Opens a folder that `ssamba-edge export --target embedded` wrote, or a file that
+    /// `ssamba-edge export` wrote, and runs it once so that the first window is not late. What
+    /// settings a folder asks for is for [`Settings::of`] to say.
     ///
     /// # Errors
-    /// When the file cannot be opened or takes no stream of 16 kHz, when it has no classes, or when
+    /// When it cannot be opened or takes no stream of 16 kHz, when it has no classes, or when
     /// a setting makes no sense.
     pub fn open(model: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
         settings.check()?;
         let model = model.as_ref();
-        let session = TractSession::open(model, &Options { threads: Some(1) })?;
+        let session = bundle::open(model)?;
         Self::new(session, settings).with_context(|| model.display().to_string())
     }
 
@@ -74,10 +88,10 @@ impl Spotter {
         let logits =
             outputs.get(LOGITS).context("a feature extractor has no keywords to listen for")?;
         let n_classes = logits.shape().last().copied().unwrap_or_default();
-        let thresholds = settings.thresholds(session.card(), n_classes)?;
-        let refractory = u64::from(settings.refractory_ms.div_ceil(FRAME_MS));
+        let labels: Vec<String> = (0..n_classes).map(|index| session.card().label(index)).collect();
         Ok(Self {
-            detector: Detector::new(thresholds, settings.smooth, refractory),
+            detector: Detector::new(settings, &labels)?,
+            labels,
             scores: vec![0.0; n_classes],
             hop: u64::from(settings.hop_ms / FRAME_MS),
             stream,
@@ -90,23 +104,38 @@ impl Spotter {
         self.session.card()
     }
 
+    /// Labels by class; a class without one is called by its number.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
     /// Takes in the next samples of the stream, mono in [-1, 1), any number of them, and calls
     /// `on_event` for each keyword heard. How a stream is cut into pieces changes nothing.
     ///
     /// # Errors
     /// When a sample is not finite, in which case none was taken in, or when the network fails.
     pub fn feed(&mut self, samples: &[f32], mut on_event: impl FnMut(Event)) -> Result<()> {
-        if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(FeatureError::NotFinite { index, value: samples[index] }.into());
-        }
-        let mut rest = samples;
-        while let Some(behind) = self.stream.push(rest) {
-            rest = behind;
-            if let Some(event) = self.listen()? {
-                on_event(event);
+        self.listen(samples, |spotter, (frame, time_s)| {
+            if let Some((class, score)) = spotter.detector.push(&spotter.scores, frame) {
+                let label = spotter.labels[class].clone();
+                on_event(Event { class, label, score, time_s });
             }
-        }
-        Ok(())
+        })
+    }
+
+    /// As [`feed`](Self::feed), but hands on the scores of each window instead of deciding what
+    /// fires: for a [`Detector`] of the caller's.
+    ///
+    /// # Errors
+    /// As for [`feed`](Self::feed).
+    pub fn feed_windows(
+        &mut self,
+        samples: &[f32],
+        mut on_window: impl FnMut(Window<'_>),
+    ) -> Result<()> {
+        self.listen(samples, |spotter, (frame, time_s)| {
+            on_window(Window { scores: &spotter.scores, frame, time_s });
+        })
     }
 
     /// As [`feed`](Self::feed), for 16-bit samples.
@@ -137,14 +166,34 @@ impl Spotter {
         self.scores.fill(0.0);
     }
 
-    /// Runs the network if the newest frame ends a window.
-    fn listen(&mut self) -> Result<Option<Event>> {
-        let frame = self.stream.frames();
-        let past_the_first = frame.checked_sub(self.stream.frames_heard() as u64);
-        if past_the_first.is_none_or(|frames| !frames.is_multiple_of(self.hop)) {
-            return Ok(None);
+    /// Takes in samples; after each window that was scored, `body` gets the frame that it ends with
+    /// and the time of its end.
+    fn listen(
+        &mut self,
+        samples: &[f32],
+        mut body: impl FnMut(&mut Self, (u64, f64)),
+    ) -> Result<()> {
+        if let Some(index) = samples.iter().position(|sample| !sample.is_finite()) {
+            return Err(FeatureError::NotFinite { index, value: samples[index] }.into());
         }
-        let Some(window) = self.stream.window() else { return Ok(None) };
+        let mut rest = samples;
+        while let Some(behind) = self.stream.push(rest) {
+            rest = behind;
+            if self.score()? {
+                let time_s = self.stream.samples() as f64 / f64::from(SAMPLE_RATE);
+                body(self, (self.stream.frames(), time_s));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the network if the newest frame ends a window; whether it does.
+    fn score(&mut self) -> Result<bool> {
+        let past_the_first = self.stream.frames().checked_sub(self.stream.frames_heard() as u64);
+        if past_the_first.is_none_or(|frames| !frames.is_multiple_of(self.hop)) {
+            return Ok(false);
+        }
+        let Some(window) = self.stream.window() else { return Ok(false) };
         let outputs = self.session.run(&window)?;
         let logits = outputs.get(LOGITS).context("the model has no logits any more")?;
         self.scores.fill(0.0);
@@ -154,11 +203,6 @@ impl Spotter {
                 *best = best.max(score);
             }
         }
-        Ok(self.detector.push(&self.scores, frame).map(|(class, score)| Event {
-            class,
-            label: self.session.card().label(class),
-            score,
-            time_s: self.stream.samples() as f64 / f64::from(SAMPLE_RATE),
-        }))
+        Ok(true)
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use ssamba_contract::{Session, Tensor, io::LOGITS};
 use ssamba_features::Extractor;
-use ssamba_kws::Settings;
+use ssamba_kws::{Detector, Settings};
 use ssamba_tract::{Options, TractSession};
 
 use crate::support::{Exported, WORDS, assert_words, clip, events, floats, stream};
@@ -37,31 +37,57 @@ fn silence_fires_nothing() {
     assert_eq!(events(&mut spotter, &hiss), []);
 }
 
+/// Each window as a clip of its own, through what `ssamba-edge run` does with clips.
 #[test]
-fn a_window_has_the_scores_of_the_clip() {
+fn windows_have_the_scores_and_the_stream_the_events_of_the_clips() {
+    /// Of scores: a clip loses its own mean before framing, a stream has none.
+    const TOLERANCE: f32 = 1e-4;
     let exported = Exported::new();
+    let settings = Settings::default();
     let mut session = TractSession::open(exported.model(), &Options::default()).unwrap();
     let mut extractor = Extractor::new(&session.card().front_end.clone()).unwrap();
-    let settings = Settings { hop_ms: 100, ..Settings::default() };
     let mut spotter = exported.spotter(&settings);
+    let mut detector = Detector::new(&settings, spotter.labels()).unwrap();
     let stream = floats(&stream());
     // The frames of a window end with the last whole one, 15 ms into the next shift.
     let (window, hop) = (97 * 160 + 400, 1600);
-    let mut start = 0;
-    let mut fed = 0;
-    while start + window <= stream.len() {
-        spotter.feed(&stream[fed..start + window], |_| ()).unwrap();
-        fed = start + window;
-        let features = extractor.extract(&stream[start..fed]).unwrap();
+    let mut expected = Vec::new();
+    let mut scores = Vec::new();
+    for start in (0..=stream.len() - window).step_by(hop) {
+        let end = start + window;
+        let features = extractor.extract(&stream[start..end]).unwrap();
         let fbank = Tensor::new([1, 98, 128], features.fbank.data().to_vec()).unwrap();
         let outputs = session.run(&fbank).unwrap();
-        let expected = session.card().scores.apply(outputs.get(LOGITS).unwrap().row(0));
-        for (got, expected) in spotter.scores().iter().zip(&expected) {
-            assert!((got - expected).abs() <= 1e-4, "{got}, expected {expected}, at {start}");
+        let clip = session.card().scores.apply(outputs.get(LOGITS).unwrap().row(0));
+        let frame = (98 + start / 160) as u64;
+        if let Some((class, score)) = detector.push(&clip, frame) {
+            expected.push((class, end as f64 / 16_000.0, score));
         }
-        start += hop;
+        scores.push((frame, clip));
     }
-    assert_eq!(start / hop, 61);
+    assert_eq!((scores.len(), expected.len()), (61, WORDS.len()));
+
+    let mut clips = scores.iter();
+    spotter
+        .feed_windows(&stream, |window| {
+            let (frame, clip) = clips.next().unwrap();
+            assert_eq!(window.frame, *frame);
+            for (got, expected) in window.scores.iter().zip(clip) {
+                assert!((got - expected).abs() <= TOLERANCE, "{got}, expected {expected}");
+            }
+        })
+        .unwrap();
+    assert!(clips.next().is_none());
+    spotter.reset();
+    let mut expected = expected.into_iter();
+    spotter
+        .feed(&stream, |event| {
+            let (class, time_s, score) = expected.next().unwrap();
+            assert_eq!((event.class, event.time_s), (class, time_s));
+            assert!((event.score - score).abs() <= TOLERANCE, "{event:?}");
+        })
+        .unwrap();
+    assert!(expected.next().is_none());
 }
 
 #[test]
@@ -98,7 +124,7 @@ fn reset_forgets() {
 #[test]
 fn thresholds_hold_for_their_labels() {
     let exported = Exported::new();
-    let thresholds = vec![("stop".to_owned(), 1.0)];
+    let thresholds = [("stop".to_owned(), 1.0)].into();
     let settings = Settings { thresholds, ..Settings::default() };
     let heard = events(&mut exported.spotter(&settings), &stream());
     let labels: Vec<&str> = heard.iter().map(|event| event.label.as_str()).collect();
@@ -112,10 +138,10 @@ fn what_cannot_work_is_refused_when_opening() {
         let error = ssamba_kws::Spotter::open(exported.model(), settings).err().unwrap();
         format!("{error:#}")
     };
-    let thresholds = vec![("maybe".to_owned(), 0.5)];
+    let thresholds = [("maybe".to_owned(), 0.5)].into();
     let message = refused(&Settings { thresholds, ..Settings::default() });
     assert!(message.contains("a threshold for `maybe`, expected one of yes, no"), "{message}");
-    let thresholds = vec![("_silence_".to_owned(), 0.5)];
+    let thresholds = [("_silence_".to_owned(), 0.5)].into();
     let message = refused(&Settings { thresholds, ..Settings::default() });
     assert!(message.contains("`_silence_` never fires"), "{message}");
     let message = refused(&Settings { window_ms: Some(2000), ..Settings::default() });

@@ -4,11 +4,12 @@
 
 use std::num::NonZeroUsize;
 
-use ssamba_contract::op::{
-    Attributes, Combine, DOMAIN, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN, Sizes,
-    attribute,
-};
+use ssamba_contract::op::{Attributes, Combine, DOMAIN, OPERANDS, SELECTIVE_SCAN, Sizes};
+#[cfg(feature = "onnx")]
+use ssamba_contract::op::{REQUIRED_OPERANDS, RawAttributes, attribute};
 use ssamba_scan::{Scan, Threads, selective_scan};
+use tract_nnef::internal::*;
+#[cfg(feature = "onnx")]
 use tract_onnx::{
     Onnx,
     model::{ParsingContext, optional_inputs},
@@ -17,12 +18,14 @@ use tract_onnx::{
 };
 
 /// Teaches the operator to tract's reader of ONNX files.
+#[cfg(feature = "onnx")]
 pub(crate) fn register(onnx: &mut Onnx) {
     onnx.op_register.insert(SELECTIVE_SCAN, read);
 }
 
 /// Sets the threads of every scan in a model that has been read: the reader's function carries no
 /// state to say it with.
+#[cfg(feature = "onnx")]
 pub(crate) fn set_threads(model: &mut InferenceModel, threads: NonZeroUsize) {
     for node in model.nodes_mut() {
         if let Some(op) = node.op_as_mut::<Box<dyn Expansion>>()
@@ -34,17 +37,18 @@ pub(crate) fn set_threads(model: &mut InferenceModel, threads: NonZeroUsize) {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct SelectiveScan {
-    attributes: Attributes,
+pub(crate) struct SelectiveScan {
+    pub(crate) attributes: Attributes,
     /// For each operand its place among the node's inputs: those left out are not wired.
-    inputs: [Option<usize>; OPERANDS.len()],
-    threads: NonZeroUsize,
+    pub(crate) inputs: [Option<usize>; OPERANDS.len()],
+    pub(crate) threads: NonZeroUsize,
 }
 
 // tract merges operators that are equal; one whose scale is not a number is merely never merged.
 impl Eq for SelectiveScan {}
 
 /// tract looks nodes up by type alone.
+#[cfg(feature = "onnx")]
 pub(crate) fn check_domain(node: &NodeProto) -> TractResult<()> {
     ensure!(
         node.domain == DOMAIN,
@@ -64,6 +68,7 @@ pub(crate) fn fixed<'a>(
     shapes.into_iter().map(fixed).collect::<TractResult<_>>().context("a shape is not fixed")
 }
 
+#[cfg(feature = "onnx")]
 fn read(
     _: &ParsingContext<'_>,
     node: &NodeProto,
@@ -108,6 +113,7 @@ impl SelectiveScan {
     }
 }
 
+#[cfg(feature = "onnx")]
 impl Expansion for SelectiveScan {
     fn name(&self) -> StaticName {
         SELECTIVE_SCAN.into()
@@ -205,7 +211,7 @@ impl EvalOp for SelectiveScan {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "onnx"))]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
-//! An exported file, open in tract.
+//! An exported file, or a pack made of one, open in tract.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,22 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
-use ssamba_contract::{
-    Card, Outputs, Precision, Session, Tensor, default_threads,
-    io::FBANK,
-    op::{DOMAIN, VERSION, contrib},
-};
-use tract_onnx::{
-    pb::ModelProto,
-    prelude::{
-        Datum, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, TValue,
-        TypedRunnableModel, tvec,
-    },
-    tract_hir::{infer::Factoid, internal::DimLike},
-};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads};
+use tract_nnef::prelude::{Datum, IntoRunnable, TValue, TypedModel, TypedRunnableModel, tvec};
 
-use crate::{selective_scan, short_conv};
+use crate::{nnef, selective_scan::SelectiveScan, short_conv::ShortConv};
 
 /// How to open a file.
 #[derive(Clone, Debug, Default)]
@@ -42,9 +31,19 @@ pub struct Options {
 pub struct TractSession {
     path: PathBuf,
     card: Card,
-    model: InferenceModel,
+    model: Model,
     outputs: Vec<String>,
     plans: HashMap<[usize; 3], Arc<TypedRunnableModel>>,
+}
+
+/// What plans are made from.
+#[derive(Debug)]
+enum Model {
+    /// Of any shape that the file allows.
+    #[cfg(feature = "onnx")]
+    Onnx(tract_onnx::prelude::InferenceModel),
+    /// Of one shape.
+    Pack(TypedModel),
 }
 
 impl TractSession {
@@ -53,67 +52,76 @@ impl TractSession {
     /// # Errors
     /// When the file is no ONNX model; when it has no card of ours, or one that contradicts its
     /// graph; or when a node is not what its operator allows.
+    #[cfg(feature = "onnx")]
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
-        Self::read(path, options)
-            .with_context(|| format!("cannot open `{}` in tract", path.display()))
+        let read = || -> Result<Self> {
+            let (card, outputs, model) = crate::onnx::read(&fs::read(path)?, threads(options)?)?;
+            let model = Model::Onnx(model);
+            Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
+        };
+        read().with_context(|| format!("cannot open `{}` in tract", path.display()))
     }
 
-    fn read(path: &Path, options: &Options) -> Result<Self> {
-        let threads = match options.threads {
-            Some(threads) => {
-                NonZeroUsize::new(threads).context("0 threads asked for, expected at least 1")?
-            }
-            None => default_threads(),
+    /// Opens what [`pack`](Self::pack) made, with the card of the file that it was made of.
+    ///
+    /// # Errors
+    /// When the pack is none, or is not of that card.
+    pub fn open_pack(path: impl AsRef<Path>, card: Card, options: &Options) -> Result<Self> {
+        let path = path.as_ref();
+        let read = || -> Result<Self> {
+            let mut model = guarded(|| nnef::read(&fs::read(path)?))?;
+            let shape = packed_shape(&card);
+            let fact = model.input_fact(0)?;
+            ensure!(
+                model.inputs.len() == 1
+                    && fact.datum_type == f32::datum_type()
+                    && fact.shape.as_concrete() == Some(&shape[..]),
+                "the pack takes {fact:?}, but its card says f32 of shape {shape:?}"
+            );
+            let labels = model.outputs.iter().map(|&outlet| {
+                let label = model.outlet_label(outlet).context("an output has no name")?;
+                Ok(label.to_owned())
+            });
+            let outputs = labels.collect::<Result<_>>()?;
+            set_threads(&mut model, threads(options)?);
+            let model = Model::Pack(model);
+            Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
         };
-        let bytes = fs::read(path)?;
-        // Facts of inner values may name the batch, which tract does not unify with a number.
-        let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-        selective_scan::register(&mut onnx);
-        short_conv::register(&mut onnx);
-        let proto = onnx
-            .proto_model_for_read(&mut &*bytes)
-            .map_err(|_| anyhow!("it is not an ONNX model"))?;
-        let version = proto.opset_import.iter().find(|opset| opset.domain == DOMAIN);
-        if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
-            bail!("its operators are of version {}, this program has {VERSION}", opset.version);
-        }
-        // By domain: tract looks nodes up by type alone.
-        let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
-        if let Some(node) = nodes.find(|node| node.domain == contrib::DOMAIN) {
-            bail!(
-                "it holds `{}::{}`, which ONNX Runtime alone has: run it there, or export with plain attention",
-                node.domain,
-                node.op_type
-            );
-        }
-        let card = card(&proto)?;
-        if card.precision == Precision::F16 {
-            bail!(
-                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or export with \
-                 --precision fp32"
-            );
-        }
-        let outputs =
-            proto.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.clone());
-        let outputs: Vec<String> = outputs.collect();
-        let mut model = guarded(|| onnx.model_for_proto_model(&proto))?;
-        check_graph(&model, &card)?;
-        selective_scan::set_threads(&mut model, threads);
-        short_conv::set_threads(&mut model, threads);
-        Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
+        read().with_context(|| format!("cannot open `{}` in tract", path.display()))
+    }
+
+    /// The model for one clip in tract's own format, without its card: for programs that cannot
+    /// read ONNX. The same file gives the same bytes.
+    ///
+    /// # Errors
+    /// When the session was opened from a pack, or a node has no place in that format.
+    #[cfg(feature = "onnx")]
+    pub fn pack(&self) -> Result<Vec<u8>> {
+        use tract_onnx::prelude::{InferenceFact, InferenceModelExt};
+
+        let Model::Onnx(model) = &self.model else { bail!("a pack is packed already") };
+        guarded(|| {
+            let fact = InferenceFact::dt_shape(f32::datum_type(), packed_shape(&self.card));
+            let mut model =
+                model.clone().with_input_fact(0, fact)?.into_typed()?.into_decluttered()?;
+            for (outlet, name) in model.outputs.clone().into_iter().zip(&self.outputs) {
+                model.set_outlet_label(outlet, name.clone())?;
+            }
+            // The card goes its own way.
+            model.properties.clear();
+            nnef::write(&model)
+        })
+        .with_context(|| format!("tract: cannot pack `{}`", self.path.display()))
     }
 
     fn plan(&mut self, shape: [usize; 3]) -> Result<Arc<TypedRunnableModel>> {
         if let Some(plan) = self.plans.get(&shape) {
             return Ok(plan.clone());
         }
-        let mut model = self.model.clone();
-        let plan = guarded(|| {
-            model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
-            model.into_optimized()?.into_runnable()
-        })
-        .with_context(|| format!("tract: cannot plan `{}` for {shape:?}", self.path.display()))?;
+        let plan = guarded(|| self.model.planned(shape)?.into_runnable()).with_context(|| {
+            format!("tract: cannot plan `{}` for {shape:?}", self.path.display())
+        })?;
         Ok(self.plans.entry(shape).or_insert(plan).clone())
     }
 }
@@ -131,7 +139,7 @@ impl Session for TractSession {
         let shape = self.card.check_input(fbank).context("tract")?;
         let plan = self.plan(shape)?;
         let values = guarded(|| {
-            let input = tract_onnx::prelude::Tensor::from_shape(&shape, fbank.data())?;
+            let input = tract_nnef::prelude::Tensor::from_shape(&shape, fbank.data())?;
             plan.run(tvec!(input.into()))
         })
         .context("tract: run failed")?;
@@ -143,48 +151,61 @@ impl Session for TractSession {
     }
 }
 
+impl Model {
+    /// The model, optimised for a shape.
+    fn planned(&self, shape: [usize; 3]) -> Result<TypedModel> {
+        match self {
+            #[cfg(feature = "onnx")]
+            Self::Onnx(model) => {
+                use tract_onnx::prelude::{InferenceFact, InferenceModelExt};
+                let fact = InferenceFact::dt_shape(f32::datum_type(), shape);
+                model.clone().with_input_fact(0, fact)?.into_optimized()
+            }
+            Self::Pack(model) => {
+                let packed = &model.input_fact(0)?.shape;
+                ensure!(
+                    packed.as_concrete() == Some(&shape[..]),
+                    "a pack takes one clip at a time, {packed:?}"
+                );
+                model.clone().into_optimized()
+            }
+        }
+    }
+}
+
+/// What a pack takes.
+fn packed_shape(card: &Card) -> [usize; 3] {
+    [1, card.front_end.n_frames, card.front_end.n_mels]
+}
+
+fn threads(options: &Options) -> Result<NonZeroUsize> {
+    match options.threads {
+        Some(threads) => {
+            NonZeroUsize::new(threads).context("0 threads asked for, expected at least 1")
+        }
+        None => Ok(default_threads()),
+    }
+}
+
+/// Of every operator of ours in a pack.
+fn set_threads(model: &mut TypedModel, threads: NonZeroUsize) {
+    for node in model.nodes_mut() {
+        if let Some(scan) = node.op_as_mut::<SelectiveScan>() {
+            scan.threads = threads;
+        } else if let Some(conv) = node.op_as_mut::<ShortConv>() {
+            conv.threads = threads;
+        }
+    }
+}
+
 fn output(value: &TValue) -> Result<Tensor> {
     let data = value.try_as_plain_ram()?.as_slice::<f32>()?;
     Ok(Tensor::new(value.shape(), data.to_vec())?)
 }
 
-fn card(proto: &ModelProto) -> Result<Card> {
-    let entries: BTreeMap<String, String> =
-        proto.metadata_props.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
-    Ok(Card::from_metadata(&entries)?)
-}
-
-/// Whether the graph takes what the card says it takes.
-fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
-    let names: Vec<&str> =
-        model.inputs.iter().map(|input| model.nodes[input.node].name.as_str()).collect();
-    if names != [FBANK] {
-        bail!("the graph takes the inputs {names:?}, expected `{FBANK}` alone");
-    }
-    let fact = model.input_fact(0)?;
-    let sizes: Vec<Option<usize>> = fact
-        .shape
-        .dims()
-        .map(|size| size.concretize().and_then(|size| size.to_usize().ok()))
-        .collect();
-    let expected = [card.batch, Some(card.front_end.n_frames), Some(card.front_end.n_mels)];
-    let fits = sizes.len() == expected.len()
-        && sizes
-            .iter()
-            .zip(expected)
-            .all(|(&got, expected)| got.is_none() || expected.is_none() || got == expected);
-    if !fits || fact.datum_type.concretize() != Some(f32::datum_type()) {
-        bail!(
-            "the graph's `{FBANK}` is {fact:?}, but its card says f32 of shape {}",
-            card.input_shape()
-        );
-    }
-    Ok(())
-}
-
 /// Runs a part of tract, which panics on some models that are not well formed. Its errors keep the
 /// first and the last of their causes: where it happened, and what.
-fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let error = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error,

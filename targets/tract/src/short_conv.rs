@@ -4,12 +4,17 @@
 use std::num::NonZeroUsize;
 
 use ssamba_contract::op::{
-    DOMAIN, attribute,
-    short_conv::{
-        Activation, Attributes, OPERANDS, REQUIRED_OPERANDS, RawAttributes, SHORT_CONV, Sizes,
-    },
+    DOMAIN,
+    short_conv::{Activation, Attributes, OPERANDS, SHORT_CONV, Sizes},
+};
+#[cfg(feature = "onnx")]
+use ssamba_contract::op::{
+    attribute,
+    short_conv::{REQUIRED_OPERANDS, RawAttributes},
 };
 use ssamba_scan::{Threads, short_conv};
+use tract_nnef::internal::*;
+#[cfg(feature = "onnx")]
 use tract_onnx::{
     Onnx,
     model::{ParsingContext, optional_inputs},
@@ -17,14 +22,18 @@ use tract_onnx::{
     tract_hir::internal::*,
 };
 
-use crate::selective_scan::{check_domain, fixed};
+#[cfg(feature = "onnx")]
+use crate::selective_scan::check_domain;
+use crate::selective_scan::fixed;
 
 /// Teaches the operator to tract's reader of ONNX files.
+#[cfg(feature = "onnx")]
 pub(crate) fn register(onnx: &mut Onnx) {
     onnx.op_register.insert(SHORT_CONV, read);
 }
 
 /// Sets the threads of every convolution in a model that has been read.
+#[cfg(feature = "onnx")]
 pub(crate) fn set_threads(model: &mut InferenceModel, threads: NonZeroUsize) {
     for node in model.nodes_mut() {
         if let Some(op) = node.op_as_mut::<Box<dyn Expansion>>()
@@ -36,13 +45,14 @@ pub(crate) fn set_threads(model: &mut InferenceModel, threads: NonZeroUsize) {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ShortConv {
-    attributes: Attributes,
+pub(crate) struct ShortConv {
+    pub(crate) attributes: Attributes,
     /// For each operand its place among the node's inputs: those left out are not wired.
-    inputs: [Option<usize>; OPERANDS.len()],
-    threads: NonZeroUsize,
+    pub(crate) inputs: [Option<usize>; OPERANDS.len()],
+    pub(crate) threads: NonZeroUsize,
 }
 
+#[cfg(feature = "onnx")]
 fn read(
     _: &ParsingContext<'_>,
     node: &NodeProto,
@@ -84,6 +94,7 @@ impl ShortConv {
     }
 }
 
+#[cfg(feature = "onnx")]
 impl Expansion for ShortConv {
     fn name(&self) -> StaticName {
         SHORT_CONV.into()

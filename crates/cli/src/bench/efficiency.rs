@@ -1,6 +1,7 @@
 //! `ssamba-edge bench efficiency`: time and memory over the number of tokens, as the paper has them.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -13,7 +14,7 @@ use ssamba_model_common::Published;
 use ssamba_onnx::{Architecture, Attention};
 use ssamba_ort::{Arena, Cuda, Gpu, OUT_OF_MEMORY, OrtSession};
 
-use super::chart;
+use super::chart::{self, Curve, Panel, Scale};
 use crate::{Answer, convert::write_whole, export::Precision, terminal};
 
 /// Time and memory of the networks over the number of tokens, in ONNX Runtime. The weights are made
@@ -157,21 +158,21 @@ struct Report {
 
 /// One network at one length.
 #[derive(Serialize)]
-pub struct Point {
-    pub network: &'static str,
-    pub size: &'static str,
-    pub precision: ssamba_contract::Precision,
-    pub batch: usize,
-    pub tokens: usize,
+struct Point {
+    network: &'static str,
+    size: &'static str,
+    precision: ssamba_contract::Precision,
+    batch: usize,
+    tokens: usize,
     /// Median and fastest of the timed runs, input and outputs on the device.
-    pub median_ms: Option<f64>,
-    pub min_ms: Option<f64>,
+    median_ms: Option<f64>,
+    min_ms: Option<f64>,
     /// Device memory that running adds to what the open file holds, of everything on the device.
-    pub peak_mib: Option<f64>,
+    peak_mib: Option<f64>,
     /// The same of tensors alone, at the time when they take the most.
-    pub tensors_mib: Option<f64>,
+    tensors_mib: Option<f64>,
     /// Why there are no figures.
-    pub failed: Option<String>,
+    failed: Option<String>,
 }
 
 /// Runs before the timed ones: the first plan, and those that a CUDA graph is captured from.
@@ -412,14 +413,67 @@ fn write(folder: &Path, report: &Report) -> Result<()> {
     write_whole(&json, &serde_json::to_vec_pretty(report)?)?;
     terminal::note(format!("wrote {}", json.display()));
     let svg = folder.join("efficiency.svg");
-    write_whole(&svg, chart::svg(&report.machine, &report.points).as_bytes())?;
+    write_whole(&svg, chart(&report.machine, &report.points).as_bytes())?;
     terminal::note(format!("wrote {}", svg.display()));
     Ok(())
 }
 
+/// Time and memory over tokens; memory is left out where none was measured.
+fn chart(machine: &str, points: &[Point]) -> String {
+    type Figure = fn(&Point) -> Option<f64>;
+    let mut curves: BTreeMap<String, Vec<&Point>> = BTreeMap::new();
+    for point in points.iter().filter(|point| point.median_ms.is_some()) {
+        let Point { network, size, precision, batch, .. } = point;
+        let name = format!("{network} {size} {precision}, batch {batch}");
+        curves.entry(name).or_default().push(point);
+    }
+    let figures: [(&str, Figure); 2] =
+        [("ms, median", |point| point.median_ms), ("MiB over the weights", |point| point.peak_mib)];
+    let panels = figures.into_iter().filter_map(|(title, figure)| {
+        let place = |point: &&Point| {
+            figure(point).filter(|&value| value > 0.0).map(|value| (point.tokens as f64, value))
+        };
+        let curves: Vec<Curve> = curves
+            .iter()
+            .map(|(name, points)| Curve {
+                name: name.clone(),
+                points: points.iter().filter_map(place).collect(),
+                marked: None,
+            })
+            .collect();
+        curves.iter().any(|curve| !curve.points.is_empty()).then(|| Panel {
+            title: format!("{title} · {machine}"),
+            x_label: "tokens",
+            x: Scale::Powers(2.0),
+            y: Scale::Powers(10.0),
+            curves,
+        })
+    });
+    chart::svg(&panels.collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::command;
+    use super::{Point, chart, command};
+
+    #[test]
+    fn a_chart_has_what_was_measured() {
+        let point = |tokens, median_ms| Point {
+            network: "ssamba",
+            size: "tiny",
+            precision: ssamba_contract::Precision::F16,
+            batch: 4,
+            tokens,
+            median_ms,
+            min_ms: None,
+            tensors_mib: None,
+            peak_mib: None,
+            failed: None,
+        };
+        let svg = chart("a", &[point(512, Some(1.5)), point(1_024, Some(3.0)), point(2_048, None)]);
+        assert_eq!(svg.matches("<circle").count(), 2);
+        assert!(svg.contains("ssamba tiny fp16, batch 4") && !svg.contains("MiB"), "{svg}");
+    }
 
     #[test]
     fn a_command_is_written_down_without_folders() {

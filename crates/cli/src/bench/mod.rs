@@ -1,6 +1,9 @@
 //! `ssamba-edge bench`: measurements that anyone can repeat.
 
 mod chart;
+#[cfg(feature = "embedded")]
+mod detect;
+#[cfg(feature = "cuda")]
 mod efficiency;
 
 use anyhow::Result;
@@ -16,11 +19,17 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Bench {
+    #[cfg(feature = "cuda")]
     Efficiency(efficiency::Args),
+    #[cfg(feature = "embedded")]
+    Detect(detect::Args),
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
     match &args.bench {
+        #[cfg(feature = "cuda")]
         Bench::Efficiency(args) => efficiency::run(args),
+        #[cfg(feature = "embedded")]
+        Bench::Detect(args) => detect::run(args),
     }
 }

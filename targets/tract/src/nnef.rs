@@ -1,0 +1,188 @@
+//! A model in tract's own format, NNEF in a tar archive: for a program that has no room for a reader
+//! of ONNX.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use anyhow::Result;
+use ssamba_contract::op::{
+    self, Attributes, RawAttributes, SELECTIVE_SCAN, attribute,
+    short_conv::{self as conv, SHORT_CONV},
+};
+use tract_nnef::{framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
+
+use crate::{selective_scan::SelectiveScan, short_conv::ShortConv};
+
+/// Wired operands, and for each its number among all.
+const INPUTS: &str = "inputs";
+const OPERANDS: &str = "operands";
+
+fn framework() -> Nnef {
+    tract_nnef::nnef().with_registry(ours())
+}
+
+/// Our operators, under the name of their version.
+fn ours() -> Registry {
+    let mut registry = Registry::new(format!("{}_{}", op::DOMAIN, op::VERSION));
+    let integer = || TypeName::Integer.spec();
+    let wired = || {
+        [TypeName::Scalar.tensor().array().named(INPUTS), integer().array().named(OPERANDS)]
+            .into_iter()
+    };
+    let streams = || {
+        [integer().named(attribute::GROUPS), integer().array().named(attribute::REVERSE)]
+            .into_iter()
+    };
+    let output = [("output", TypeName::Scalar.tensor())];
+    let scan: Vec<_> = wired()
+        .chain(streams())
+        .chain([
+            integer().named(attribute::DELTA_SOFTPLUS),
+            TypeName::String.named(attribute::COMBINE),
+            TypeName::Scalar.named(attribute::SCALE),
+        ])
+        .collect();
+    registry.register_primitive(SELECTIVE_SCAN, &scan, &output, read_scan);
+    registry.register_dumper(write_scan);
+    let short: Vec<_> =
+        wired().chain(streams()).chain([TypeName::String.named(attribute::ACTIVATION)]).collect();
+    registry.register_primitive(SHORT_CONV, &short, &output, read_short_conv);
+    registry.register_dumper(write_short_conv);
+    // tract has this operator, of SSAST, but no place for it in NNEF.
+    registry.register_unit_element_wise("GeluExact", &GeluExact {});
+    registry
+}
+
+/// The wired inputs of a node, and which operands they are.
+fn wired(ast: &IntoAst<'_>, node: &TypedNode, inputs: &[Option<usize>]) -> [RValue; 2] {
+    let (operands, wires): (Vec<RValue>, Vec<RValue>) = inputs
+        .iter()
+        .enumerate()
+        .filter_map(|(operand, input)| {
+            Some((numeric(operand), ast.mapping[node.inputs.get((*input)?)?].as_ref().clone()))
+        })
+        .unzip();
+    [array(wires), array(operands)]
+}
+
+fn flags(reverse: &[bool]) -> RValue {
+    array(reverse.iter().map(|&flag| numeric(i64::from(flag))).collect::<Vec<_>>())
+}
+
+fn array(values: Vec<RValue>) -> RValue {
+    RValue::Array(values)
+}
+
+fn write_scan(
+    ast: &mut IntoAst<'_>,
+    node: &TypedNode,
+    scan: &SelectiveScan,
+) -> TractResult<Option<Arc<RValue>>> {
+    let [inputs, operands] = wired(ast, node, &scan.inputs);
+    let attributes = &scan.attributes;
+    Ok(Some(invocation(
+        SELECTIVE_SCAN,
+        &[],
+        &[
+            (INPUTS, inputs),
+            (OPERANDS, operands),
+            (attribute::GROUPS, numeric(attributes.groups())),
+            (attribute::REVERSE, flags(attributes.reverse())),
+            (attribute::DELTA_SOFTPLUS, numeric(i64::from(attributes.delta_softplus()))),
+            (attribute::COMBINE, string(attributes.combine().as_str())),
+            (attribute::SCALE, numeric(attributes.scale())),
+        ],
+    )))
+}
+
+fn write_short_conv(
+    ast: &mut IntoAst<'_>,
+    node: &TypedNode,
+    short: &ShortConv,
+) -> TractResult<Option<Arc<RValue>>> {
+    let [inputs, operands] = wired(ast, node, &short.inputs);
+    let attributes = &short.attributes;
+    let activation = match attributes.activation() {
+        conv::Activation::Silu => "silu",
+        conv::Activation::None => "none",
+    };
+    Ok(Some(invocation(
+        SHORT_CONV,
+        &[],
+        &[
+            (INPUTS, inputs),
+            (OPERANDS, operands),
+            (attribute::GROUPS, numeric(attributes.groups())),
+            (attribute::REVERSE, flags(attributes.reverse())),
+            (attribute::ACTIVATION, string(activation)),
+        ],
+    )))
+}
+
+/// An invocation of one of our operators: the wires, and for each operand its place among them.
+struct Invoked<const N: usize> {
+    wires: TVec<OutletId>,
+    inputs: [Option<usize>; N],
+    groups: Option<i64>,
+    reverse: Option<Vec<i64>>,
+}
+
+impl<const N: usize> Invoked<N> {
+    fn read(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> TractResult<Self> {
+        let wires: TVec<OutletId> = call.named_arg_as(builder, INPUTS)?;
+        let operands: TVec<usize> = call.named_arg_as(builder, OPERANDS)?;
+        let mut inputs = [None; N];
+        for (wire, operand) in operands.into_iter().enumerate() {
+            match inputs.get_mut(operand) {
+                Some(slot) if slot.is_none() && wire < wires.len() => *slot = Some(wire),
+                _ => bail!("operand {operand} of {N} is wired twice, or to nothing"),
+            }
+        }
+        let reverse: TVec<i64> = call.named_arg_as(builder, attribute::REVERSE)?;
+        Ok(Self {
+            wires,
+            inputs,
+            groups: Some(call.named_arg_as(builder, attribute::GROUPS)?),
+            reverse: Some(reverse.into_vec()),
+        })
+    }
+}
+
+fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> TractResult<Value> {
+    let Invoked { wires, inputs, groups, reverse } = Invoked::read(builder, call)?;
+    let attributes = Attributes::from_raw(RawAttributes {
+        groups,
+        reverse,
+        delta_softplus: Some(call.named_arg_as(builder, attribute::DELTA_SOFTPLUS)?),
+        combine: Some(call.named_arg_as(builder, attribute::COMBINE)?),
+        scale: Some(call.named_arg_as(builder, attribute::SCALE)?),
+        gate: None,
+    })?;
+    builder.wire(SelectiveScan { attributes, inputs, threads: NonZeroUsize::MIN }, &wires)
+}
+
+fn read_short_conv(
+    builder: &mut ModelBuilder<'_>,
+    call: &ResolvedInvocation<'_>,
+) -> TractResult<Value> {
+    let Invoked { wires, inputs, groups, reverse } = Invoked::read(builder, call)?;
+    let attributes = conv::Attributes::from_raw(conv::RawAttributes {
+        groups,
+        reverse,
+        activation: Some(call.named_arg_as(builder, attribute::ACTIVATION)?),
+    })?;
+    builder.wire(ShortConv { attributes, inputs, threads: NonZeroUsize::MIN }, &wires)
+}
+
+/// The archive of a model whose shapes are fixed: the same bytes every time. What could not be read
+/// here again is not written.
+#[cfg(feature = "onnx")]
+pub(crate) fn write(model: &TypedModel) -> Result<Vec<u8>> {
+    let bytes = framework().write_to_tar_with_config(model, Vec::new(), false, true)?;
+    read(&bytes).context("it could not be read again")?;
+    Ok(bytes)
+}
+
+/// The model of an archive.
+pub(crate) fn read(mut bytes: &[u8]) -> Result<TypedModel> {
+    framework().model_for_read(&mut bytes)
+}
