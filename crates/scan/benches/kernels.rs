@@ -72,10 +72,10 @@ fn naive_scan(scan: &Scan<'_>, out: &mut [f32]) {
             let at = token * D_INNER + channel;
             let dt = (scan.delta[at] + delta_bias[channel]).exp().ln_1p();
             let mut sum = d_skip[channel] * scan.u[at];
-            for n in 0..D_STATE {
+            for (n, h) in h.iter_mut().enumerate() {
                 let decay = (dt * scan.a[channel * D_STATE + n]).exp();
-                h[n] = decay * h[n] + dt * scan.b[token * D_STATE + n] * scan.u[at];
-                sum += scan.c[token * D_STATE + n] * h[n];
+                *h = decay * *h + dt * scan.b[token * D_STATE + n] * scan.u[at];
+                sum += scan.c[token * D_STATE + n] * *h;
             }
             out[at] = scan.scale * sum * z[at] / (1.0 + (-z[at]).exp());
         }
