@@ -77,6 +77,7 @@ impl Provider {
     }
 
     /// Whether clips are faster together, in batches of any size.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "of GPUs"))]
     pub fn likes_batches(self, args: &RuntimeArgs) -> bool {
         match self {
             Self::Auto => !cfg!(feature = "tract"),
