@@ -80,8 +80,7 @@ impl Provider {
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "of GPUs"))]
     pub fn likes_batches(self, args: &RuntimeArgs) -> bool {
         match self {
-            Self::Auto => !cfg!(feature = "tract"),
-            Self::Cpu => true,
+            Self::Auto | Self::Tract | Self::Cpu => true,
             #[cfg(feature = "cuda")]
             Self::Cuda => !args.gpu.cuda().cuda_graph,
             _ => false,

@@ -45,7 +45,7 @@ pub struct Args {
     /// Print the embedding as well (`export --embedding` puts it into the file).
     #[arg(long)]
     embedding: bool,
-    /// Clips to run together [default: 8 in ONNX Runtime on the CPU and on CUDA, else 1].
+    /// Clips to run together [default: 8, but 1 with --cuda-graph and in TensorRT].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
     /// Run only if every node runs on this provider, those that compute shapes aside; the answer is
@@ -120,8 +120,7 @@ fn together(args: &Args, card: &Card) -> Result<usize> {
     Ok(match (args.batch, card.batch) {
         (Some(asked), _) => asked.into(),
         (None, Some(fixed)) => fixed,
-        // tract plans every size of batch anew, and is no faster for it. A graph and TensorRT's
-        // engines are for one size.
+        // A graph and TensorRT's engines are for one size.
         (None, None) if args.provider.likes_batches(&args.runtime) => TOGETHER,
         (None, None) => 1,
     })

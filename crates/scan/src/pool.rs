@@ -28,6 +28,17 @@ impl Pool for Inline {
 #[derive(Clone, Copy, Debug)]
 pub struct Threads(pub NonZeroUsize);
 
+/// Updates of a state, or products with a tap, that take several times as long as starting a thread.
+const WORTH_A_THREAD: usize = 1 << 20;
+
+impl Threads {
+    /// As many of them as it pays to start for `work`, updates of a state or products with a tap.
+    pub fn worth(self, work: usize) -> Self {
+        let most = NonZeroUsize::new(work / WORTH_A_THREAD).unwrap_or(NonZeroUsize::MIN);
+        Self(self.0.min(most))
+    }
+}
+
 impl Pool for Threads {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let extra = self.0.get().min(tasks).saturating_sub(1);
@@ -58,6 +69,13 @@ impl Pool for Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_is_started_for_enough_work_alone() {
+        let four = Threads(NonZeroUsize::new(4).unwrap());
+        let started = |work| four.worth(work).0.get();
+        assert_eq!([0, 2_000_000, 2 << 20, usize::MAX].map(started), [1, 1, 2, 4]);
+    }
     use std::collections::HashSet;
     use std::sync::Mutex;
     use std::thread;

@@ -206,7 +206,8 @@ impl EvalOp for SelectiveScan {
         };
         let mut y = Tensor::zero::<f32>(&sizes.output_shape(attributes))?;
         let mut view = y.try_as_plain_ram_mut()?;
-        selective_scan(&scan, view.as_slice_mut::<f32>()?, &Threads(self.threads))?;
+        let threads = Threads(self.threads).worth(u.len() * sizes.d_state);
+        selective_scan(&scan, view.as_slice_mut::<f32>()?, &threads)?;
         Ok(tvec!(y.into_tvalue()))
     }
 }

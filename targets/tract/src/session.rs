@@ -56,7 +56,8 @@ impl TractSession {
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let path = path.as_ref();
         let read = || -> Result<Self> {
-            let (card, outputs, model) = crate::onnx::read(&fs::read(path)?, threads(options)?)?;
+            let threads = threads(options)?;
+            let (card, outputs, model) = crate::onnx::read(&fs::read(path)?, threads)?;
             let model = Model::Onnx(model);
             Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
         };

@@ -178,7 +178,9 @@ impl EvalOp for ShortConv {
         };
         let mut u = Tensor::zero::<f32>(&sizes.output_shape(attributes))?;
         let mut view = u.try_as_plain_ram_mut()?;
-        short_conv(&conv, view.as_slice_mut::<f32>()?, &Threads(self.threads))?;
+        let out = view.as_slice_mut::<f32>()?;
+        let threads = Threads(self.threads).worth(out.len() * sizes.taps);
+        short_conv(&conv, out, &threads)?;
         Ok(tvec!(u.into_tvalue()))
     }
 }
