@@ -1,35 +1,17 @@
 //! The program as its users meet it: exit codes, stdout, stderr.
 
+mod program;
+
 use std::{
     fs,
     io::{Read, Write},
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::Path,
 };
 
+use program::{ssamba_edge, stderr, stdout, zoo};
 use ssamba_model_common::{Checkpoint, hashed};
 use tempfile::TempDir;
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
-
-fn zoo(file: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "..", "models", "zoo", "kws12", file].iter().collect()
-}
-
-fn ssamba_edge(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ssamba-edge"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 /// A folder with the keyword model's checkpoint, card, clips, and its export `kws.onnx`.
 fn workshop() -> TempDir {

@@ -1,37 +1,24 @@
 //! What the program does for the keyword spotter: `bench detect` and `export --target embedded`.
 #![cfg(feature = "embedded")]
 
+mod program;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
+use program::{ssamba_edge, stderr, stdout, zoo};
 use serde_json::Value;
 use ssamba_kws::{Settings, Spotter};
 use tempfile::TempDir;
 
-fn zoo(file: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "..", "models", "zoo", "kws12", file].iter().collect()
-}
-
-fn ssamba_edge(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ssamba-edge"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 #[track_caller]
 fn done(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
+    stdout(output)
 }
 
 /// A folder with the keyword model, `kws.onnx`, three clips, of which one must not fire though it
