@@ -91,7 +91,7 @@ const VECTORS: &str = "vectors";
 
 /// The end of a constant's name, the name of its layer, and how it is stored. Norms and heads are not
 /// here, they stay as they are.
-const STORED: [(&str, &str, Form); 20] = [
+const STORED: [(&str, &str, Form); 18] = [
     ("in_proj_x/weight", "in_proj", Form::Product),
     ("in_proj_z/weight", "in_proj", Form::Product),
     ("out_proj.weight", "out_proj", Form::TokenProduct),
@@ -99,8 +99,6 @@ const STORED: [(&str, &str, Form); 20] = [
     ("dt_proj.weight", "dt_proj", Form::Weight),
     ("conv1d.weight", "conv1d", Form::Weight),
     ("A", "A", Form::Decay),
-    ("in_proj_x/bias", VECTORS, Form::Half),
-    ("in_proj_z/bias", VECTORS, Form::Half),
     ("conv1d.bias", VECTORS, Form::Half),
     ("dt_proj.bias", VECTORS, Form::Half),
     ("D", VECTORS, Form::Half),

@@ -75,8 +75,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     let files = audio::collect(&args.audio)?;
     args.runtime.check(&[args.provider])?;
     let Some(mut session) = open(args)? else { return Ok(Answer::No) };
-    let together = together(args, session.card())?;
-    let together = session.card().batch.unwrap_or_else(|| together.min(files.len()));
+    let together = together(args, session.card(), files.len())?;
     let mut extractor = Extractor::new(&session.card().front_end)?;
     // The first run of a shape plans it; what is timed below is the network.
     let front_end = &session.card().front_end;
@@ -108,22 +107,22 @@ pub fn run(args: &Args) -> Result<Answer> {
 /// Clips that run together where nothing else is asked for.
 const TOGETHER: usize = 8;
 
-/// How many clips are to run together: as many as are asked for, or as suits the provider.
-fn together(args: &Args, card: &Card) -> Result<usize> {
-    if let (Some(asked), Some(fixed)) = (args.batch, card.batch) {
+/// How many of `files` clips are to run together: as many as the file takes, as are asked for, or as
+/// suits the provider.
+fn together(args: &Args, card: &Card, files: usize) -> Result<usize> {
+    let asked = args.batch.map(usize::from);
+    if let Some(fixed) = card.batch {
         ensure!(
-            usize::from(asked) == fixed,
-            "{}: it takes {fixed} clips at a time, --batch says {asked}",
-            args.model.display()
+            asked.is_none_or(|asked| asked == fixed),
+            "{}: it takes {fixed} clips at a time, --batch says {}",
+            args.model.display(),
+            asked.unwrap_or_default()
         );
+        return Ok(fixed);
     }
-    Ok(match (args.batch, card.batch) {
-        (Some(asked), _) => asked.into(),
-        (None, Some(fixed)) => fixed,
-        // A graph and TensorRT's engines are for one size.
-        (None, None) if args.provider.likes_batches(&args.runtime) => TOGETHER,
-        (None, None) => 1,
-    })
+    // A graph and TensorRT's engines are for one size.
+    let suits = if args.provider.likes_batches(&args.runtime) { TOGETHER } else { 1 };
+    Ok(asked.unwrap_or(suits).min(files))
 }
 
 /// The session, unless a node runs elsewhere than is required.
