@@ -1,10 +1,11 @@
 //! The arithmetic of a Mamba mixer between its projections, the short convolution and the selective
-//! scan: forward pass, `f32`, CPU, portable and vectorised.
+//! scan: `f32`, CPU, portable and vectorised, with the backward passes that training needs.
 //!
 //! [`short_conv`] runs one call of the operator `ssamba::ShortConv`: the convolutions of all streams
 //! of all mixers of a node, with bias and SiLU. [`selective_scan`] runs one call of the operator `ssamba::SelectiveScan`: all streams of all
 //! mixers of a node, with softplus, skip, gate, sum of directions and scale. [`ShortConv`] and
-//! [`Scan`] say what the operands mean and how they lie.
+//! [`Scan`] say what the operands mean and how they lie. [`selective_scan_backward`] and
+//! [`short_conv_backward`] give the gradients of all operands of either.
 //!
 //! ```
 //! use ssamba_scan::{Combine, Inline, Scan, selective_scan};
@@ -46,6 +47,7 @@
 //! `cargo bench --workspace --bench kernels` times every tier of this CPU beside the definition. NEON was run under an
 //! emulator alone: its results are right, its speed is not known.
 
+mod backward;
 mod blocks;
 pub mod cuda;
 mod kernel;
@@ -59,6 +61,10 @@ mod testing;
 mod tier;
 mod vector;
 
+pub use backward::{
+    ConvGradients, ScanGradients, selective_scan_backward, selective_scan_backward_on,
+    short_conv_backward, short_conv_backward_on,
+};
 pub use pool::{Inline, Pool, Threads};
 pub use scan::{Combine, MAX_D_STATE, Scan, ScanError, selective_scan, selective_scan_on};
 pub use short_conv::{Activation, MAX_TAPS, ShortConv, ShortConvError, short_conv, short_conv_on};

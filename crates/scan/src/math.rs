@@ -1,4 +1,4 @@
-//! `exp2`, `exp`, `softplus` and `silu` on vectors.
+//! `exp2`, `exp`, `softplus`, `sigmoid` and `silu` on vectors.
 //!
 //! NaN in gives NaN out. Results below 2^-126.5 are zero, results above 2^127.5 are infinite.
 
@@ -80,6 +80,20 @@ pub(crate) fn softplus<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(crate) fn silu<V: Vector>(x: V) -> V {
     x / (x.splat(1.0) + exp(x.splat(0.0) - x))
+}
+
+/// `1 / (1 + e^-x)`, the derivative of [`softplus`].
+#[inline(always)]
+pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
+    x.splat(1.0) / (x.splat(1.0) + exp(x.splat(0.0) - x))
+}
+
+/// The derivative of [`silu`].
+#[inline(always)]
+pub(crate) fn silu_slope<V: Vector>(x: V) -> V {
+    let s = sigmoid(x);
+    // Not x * (1 - s): that is infinity times zero beyond the range of `exp`.
+    s + silu(x) * (x.splat(1.0) - s)
 }
 
 #[cfg(test)]
@@ -196,6 +210,22 @@ mod tests {
             vec![20.001, 1e4, f32::INFINITY, -200.0, f32::NEG_INFINITY, f32::NAN, LOUD_NAN],
             exactly(&[20.001, 1e4, f32::INFINITY, 0.0, 0.0, f32::NAN, f32::NAN])
         );
+    }
+
+    #[test]
+    fn slopes_are_accurate_and_stay_finite() {
+        let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+        on_each_vector!(sigmoid, sweep(-87.0, 30.0), within(5e-7, logistic));
+        on_each_vector!(sigmoid, vec![-100.0, 100.0, f32::NAN], exactly(&[0.0, 1.0, f32::NAN]));
+        on_each_vector!(
+            silu_slope,
+            sweep(-1.0, 30.0),
+            within(1e-6, |x| {
+                let s = 1.0 / (1.0 + (-x).exp());
+                s * (1.0 + x * (1.0 - s))
+            })
+        );
+        on_each_vector!(silu_slope, vec![-200.0, 200.0], exactly(&[0.0, 1.0]));
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Scan<'_> {
         self.reverse.len() / self.groups
     }
 
-    fn check(&self, out: &[f32]) -> Result<(), ScanError> {
+    pub(crate) fn check(&self, out: &[f32]) -> Result<(), ScanError> {
         let (groups, streams) = (self.groups, self.reverse.len());
         if !one_or_two_per_group(groups, streams) {
             return Err(ScanError::Streams { groups, streams });

@@ -130,11 +130,11 @@ impl ShortConv<'_> {
     }
 
     /// Streams of a mixer, once [`check`](Self::check) has passed.
-    fn directions(&self) -> usize {
+    pub(crate) fn directions(&self) -> usize {
         self.reverse.len() / self.groups
     }
 
-    fn check(&self, out: &[f32]) -> Result<(), ShortConvError> {
+    pub(crate) fn check(&self, out: &[f32]) -> Result<(), ShortConvError> {
         let (groups, streams) = (self.groups, self.reverse.len());
         if !one_or_two_per_group(groups, streams) {
             return Err(ShortConvError::Streams { groups, streams });

@@ -1,6 +1,6 @@
 //! Seeded operands, and the `f64` oracle that every tier is judged by.
 
-use crate::{Combine, Inline, Scan, Tier, selective_scan_on};
+use crate::{Activation, Combine, Inline, Scan, ShortConv, Tier, selective_scan_on};
 
 /// A stream of random numbers that depends on its seed alone: splitmix64.
 pub(crate) struct Random(u64);
@@ -188,4 +188,92 @@ pub(crate) fn oracle(scan: &Scan<'_>) -> Vec<Exact> {
         }
     }
     out
+}
+
+/// The result of a scan in `f64`, with the values of one operand replaced.
+pub(crate) fn oracle_f64(scan: &Scan<'_>, operand: &str, values: &[f64]) -> Vec<f64> {
+    let Scan { batch, seq_len, d_inner, d_state, groups, reverse, .. } = *scan;
+    let streams = reverse.len();
+    let directions = streams / groups;
+    let at = |name: &str, original: &[f32], index: usize| {
+        if name == operand { values[index] } else { f64::from(original[index]) }
+    };
+    let blocks = if scan.combine == Combine::Sum { groups } else { streams };
+    let mut out = vec![0.0; batch * seq_len * blocks * d_inner];
+    for row_of_batch in 0..batch {
+        for (stream, &is_reverse) in reverse.iter().enumerate() {
+            let group = stream / directions;
+            let output = if scan.combine == Combine::Sum { group } else { stream };
+            for d in 0..d_inner {
+                let channel = stream * d_inner + d;
+                let skip = scan.d_skip.map_or(0.0, |skip| at("d_skip", skip, channel));
+                let bias = scan.delta_bias.map_or(0.0, |bias| at("delta_bias", bias, channel));
+                let mut h = vec![0.0; d_state];
+                for step in 0..seq_len {
+                    let token = if is_reverse { seq_len - 1 - step } else { step };
+                    let row = row_of_batch * seq_len + token;
+                    let wide = row * streams * d_inner + channel;
+                    let u = at("u", scan.u, wide);
+                    let mut dt = at("delta", scan.delta, wide) + bias;
+                    if scan.delta_softplus {
+                        dt = dt.exp().ln_1p();
+                    }
+                    let mut s = skip * u;
+                    for (n, h) in h.iter_mut().enumerate() {
+                        let state = (row * streams + stream) * d_state + n;
+                        let decay = (dt * at("a", scan.a, channel * d_state + n)).exp();
+                        *h = decay * *h + dt * at("b", scan.b, state) * u;
+                        s += at("c", scan.c, state) * *h;
+                    }
+                    let gate = scan.z.map_or(1.0, |z| {
+                        let z = at("z", z, (row * groups + group) * d_inner + d);
+                        z / (1.0 + (-z).exp())
+                    });
+                    out[(row * blocks + output) * d_inner + d] += f64::from(scan.scale) * gate * s;
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The sum of the weighted outputs of a convolution in `f64`, with the values of one operand replaced.
+pub(crate) fn loss_of_conv(
+    conv: &ShortConv<'_>,
+    operand: &str,
+    values: &[f64],
+    weights: &[f32],
+) -> f64 {
+    let ShortConv { batch, seq_len, d_inner, taps, groups, reverse, .. } = *conv;
+    let streams = reverse.len();
+    let at = |name: &str, original: &[f32], index: usize| {
+        if name == operand { values[index] } else { f64::from(original[index]) }
+    };
+    let mut loss = 0.0;
+    for row in 0..batch * seq_len {
+        let (first, token) = (row / seq_len * seq_len, row % seq_len);
+        for (stream, &reverse) in reverse.iter().enumerate() {
+            let group = stream / (streams / groups);
+            for d in 0..d_inner {
+                let channel = stream * d_inner + d;
+                let mut sum = conv.bias.map_or(0.0, |bias| at("bias", bias, channel));
+                for k in 0..taps {
+                    let back = taps - 1 - k;
+                    let met = match reverse {
+                        false => token.checked_sub(back),
+                        true => Some(token + back).filter(|&met| met < seq_len),
+                    };
+                    if let Some(met) = met {
+                        let x = ((first + met) * groups + group) * d_inner + d;
+                        sum += at("weight", conv.weight, channel * taps + k) * at("x", conv.x, x);
+                    }
+                }
+                if conv.activation == Activation::Silu {
+                    sum /= 1.0 + (-sum).exp();
+                }
+                loss += sum * f64::from(weights[row * streams * d_inner + channel]);
+            }
+        }
+    }
+    loss
 }

@@ -49,6 +49,11 @@ pub(crate) trait Kernel: Sync {
     /// Computes a block of at most `W` vectors of channels. An implementation is marked
     /// `#[inline(always)]`, so that the caller's target features apply to it, and to all below.
     fn run<V: Vector, const W: usize>(&self, zero: V, block: Block, out: &Output<'_>);
+
+    /// Channels of a task, where `full` fill `W` vectors.
+    fn channels(&self, full: usize) -> usize {
+        full
+    }
 }
 
 /// Why a kernel did not run, or not to its end.
@@ -103,17 +108,21 @@ impl Tier {
     ) -> Result<(), NotRun> {
         let missing = NotRun::Unavailable(self);
         match self {
-            Self::Portable => blocks.run(out, pool, FEW * Portable::LANES, |block, out| {
-                kernel.run::<_, FEW>(Portable::ZERO, block, out);
-            }),
+            Self::Portable => {
+                blocks.run(out, pool, kernel.channels(FEW * Portable::LANES), |block, out| {
+                    kernel.run::<_, FEW>(Portable::ZERO, block, out);
+                })
+            }
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-            Self::Neon => blocks.run(out, pool, MANY * Neon::LANES, |block, out| {
-                kernel.run::<_, MANY>(Neon::zero(), block, out);
-            }),
+            Self::Neon => {
+                blocks.run(out, pool, kernel.channels(MANY * Neon::LANES), |block, out| {
+                    kernel.run::<_, MANY>(Neon::zero(), block, out);
+                })
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 let zero = Avx2::detect().ok_or(missing)?;
-                blocks.run(out, pool, MANY * Avx2::LANES, |block, out| {
+                blocks.run(out, pool, kernel.channels(MANY * Avx2::LANES), |block, out| {
                     // SAFETY: the CPU has AVX2 and FMA, or there would be no `zero`.
                     #[expect(unsafe_code, reason = "calls a `target_feature` function")]
                     unsafe {
@@ -124,7 +133,7 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 let zero = Avx512::detect().ok_or(missing)?;
-                blocks.run(out, pool, MANY * Avx512::LANES, |block, out| {
+                blocks.run(out, pool, kernel.channels(MANY * Avx512::LANES), |block, out| {
                     // SAFETY: the CPU has AVX-512F, or there would be no `zero`.
                     #[expect(unsafe_code, reason = "calls a `target_feature` function")]
                     unsafe {
