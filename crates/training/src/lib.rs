@@ -2,11 +2,23 @@
 //!
 //! [`Network`] holds official parameters as variables, in a folded form that trains better; its
 //! gradients come from candle's graph, in which a direction of a mixer is one node.
+//! [`Plan`] names a way to train, and [`Trainer`] takes its steps, with labels or, in [`pretrain`],
+//! without.
 
+pub mod augment;
 mod initial;
+pub mod loss;
 mod network;
 mod ops;
+mod optimizer;
+pub mod plan;
+pub mod pretrain;
 mod random;
+pub mod score;
+mod trainer;
 
 pub use network::{Network, Tokens, folding};
+pub use plan::Plan;
+pub use pretrain::Masking;
 pub use random::Random;
+pub use trainer::{Data, Example, Measured, Progress, Step, Sums, Trainer};

@@ -222,6 +222,15 @@ impl Network {
         Ok(PatchEmbed::new(patch_weights, &self.recipe, self.grid)?)
     }
 
+    /// The values of every patch of `fbank`, `[batch, patches, patch_f * patch_t]`.
+    ///
+    /// # Errors
+    /// When the shape is not the recipe's.
+    pub(crate) fn patches(&self, fbank: &Tensor) -> Result<Tensor> {
+        check_input(fbank, &self.recipe)?;
+        Ok(self.patch_embed(&self.weights()?)?.patches(fbank)?)
+    }
+
     /// `fbank` `[batch, n_frames, n_mels]`, normalised, to logits `[batch, n_classes]`.
     ///
     /// # Errors

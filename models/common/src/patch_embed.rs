@@ -76,19 +76,27 @@ impl PatchEmbed {
         self.grid
     }
 
+    /// The values of every patch of `fbank` `[batch, n_frames, n_mels]`:
+    /// `[batch, patches, patch_f * patch_t]`, frequency by frequency.
+    ///
+    /// # Errors
+    /// When the shape is not the recipe's.
+    pub fn patches(&self, fbank: &Tensor) -> Result<Tensor> {
+        let (batch, _, _) = fbank.dims3()?;
+        let shape = (batch, self.grid.0 * self.grid.1, self.projection.dim(0)?);
+        fbank.flatten_from(1)?.index_select(&self.indices, 1)?.reshape(shape)
+    }
+
     /// `fbank` `[batch, n_frames, n_mels]` to patch tokens `[batch, patches, d_model]`.
     ///
     /// # Errors
     /// When the shape is not the recipe's.
     pub fn project(&self, fbank: &Tensor) -> Result<Tensor> {
-        let (batch, _, _) = fbank.dims3()?;
-        let (patch_size, d_model) = self.projection.dims2()?;
-        let n_patches = self.grid.0 * self.grid.1;
-        let patches = fbank
-            .flatten_from(1)?
-            .index_select(&self.indices, 1)?
-            .reshape((batch * n_patches, patch_size))?;
+        let patches = self.patches(fbank)?;
+        let (batch, n_patches, patch_size) = patches.dims3()?;
+        let d_model = self.projection.dim(1)?;
         patches
+            .reshape((batch * n_patches, patch_size))?
             .matmul(&self.projection)?
             .broadcast_add(&self.weights.bias)?
             .reshape((batch, n_patches, d_model))

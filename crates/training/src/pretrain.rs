@@ -1,0 +1,295 @@
+//! Learning without labels: patches are hidden, and told from the rest of the clip, in two ways.
+//!
+//! SiavashShams/ssamba@019b276 `src/models/both_models.py:254-275,467-640` and `src/traintest_mask.py`.
+//! The discriminative task picks each hidden patch among the hidden patches of its clip, the generative
+//! one says what was in it; each hides patches of its own, so a step runs the encoder twice.
+
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use ssamba_model::{Config, NormKind, Recipe};
+
+use crate::{
+    augment, initial,
+    loss::log_softmax,
+    network::Network,
+    random::Random,
+    score::highest,
+    trainer::{Data, MASKS, Measured, Step, Trainer},
+};
+
+/// Weight of the generative loss beside the discriminative one.
+const GENERATIVE: f64 = 10.0;
+
+/// Which patches are hidden.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Masking {
+    /// Patches hidden in a clip.
+    pub patches: usize,
+    /// Side of a cluster, drawn once a clip.
+    pub cluster: RangeInclusive<usize>,
+}
+
+/// Losses of some clips, each clip's by itself.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// Discriminative, summed over clips: a scalar.
+    pub nce: Tensor,
+    /// Generative, summed over clips: a scalar.
+    pub mse: Tensor,
+    /// Summed over clips: the share of predictions whose own patch fits them best.
+    pub accuracy: f64,
+}
+
+impl Masking {
+    /// Upstream's, for `patches` of 250, 300 or 400 in 512.
+    pub fn published(patches: usize) -> Self {
+        Self { patches, cluster: 3..=5 }
+    }
+
+    /// # Errors
+    /// When a grid does not have so many patches beside its first, which clusters never reach.
+    pub fn check(&self, grid: (usize, usize)) -> Result<()> {
+        let all = grid.0 * grid.1;
+        ensure!(
+            (2..all.saturating_sub(1)).contains(&self.patches),
+            "{} hidden patches of {all}, expected 2 to {}",
+            self.patches,
+            all.saturating_sub(2)
+        );
+        ensure!(
+            *self.cluster.start() > 0 && !self.cluster.is_empty(),
+            "clusters of {:?} patches, expected at least 1",
+            self.cluster
+        );
+        Ok(())
+    }
+
+    /// Hidden patches of a clip, in order. Clusters wrap into the next row of frequencies, and the
+    /// surplus is taken from the highest ones, as upstream does; patches of full height are drawn one
+    /// by one.
+    pub fn draw(&self, grid: (usize, usize), random: &mut Random) -> Vec<u32> {
+        let all = grid.0 * grid.1;
+        if grid.0 == 1 {
+            let mut chosen: Vec<u32> = random
+                .order(all)
+                .into_iter()
+                .take(self.patches)
+                .map(|patch| patch as u32)
+                .collect();
+            chosen.sort_unstable();
+            return chosen;
+        }
+        let (low, high) = (*self.cluster.start(), *self.cluster.end());
+        let side = low + random.below(high - low + 1);
+        let mut chosen = BTreeSet::new();
+        while chosen.len() <= self.patches {
+            let corner = random.below(all);
+            let cluster = (0..side).flat_map(|row| (0..side).map(move |column| (row, column)));
+            let indices = cluster.map(|(row, column)| corner + row * grid.1 + column);
+            chosen.extend(indices.filter(|index| (1..all).contains(index)));
+        }
+        chosen.into_iter().take(self.patches).map(|patch| patch as u32).collect()
+    }
+}
+
+impl Network {
+    /// A network for pretraining with initial values.
+    ///
+    /// # Errors
+    /// When patches would overlap, as they must not, or do not fit the recipe.
+    pub fn for_pretraining(config: Config, recipe: Recipe, seed: u64) -> Result<Self> {
+        let config = Config { n_classes: None, ..config };
+        let grid = recipe.grid(&config)?;
+        let layout = ssamba_model::weights::layout(&config, NormKind::Layer, 1 + grid.0 * grid.1);
+        let mut tensors = initial::tensors(&layout, &config, seed)?;
+        tensors.extend(crate::network::pretraining_heads(&config, seed)?);
+        Self::to_pretrain(config, recipe, tensors)
+    }
+
+    /// A network for pretraining with official parameters, prediction heads among them.
+    ///
+    /// # Errors
+    /// As [`Self::for_pretraining`].
+    pub fn to_pretrain(
+        config: Config,
+        recipe: Recipe,
+        official: std::collections::BTreeMap<String, Tensor>,
+    ) -> Result<Self> {
+        if (recipe.stride_f, recipe.stride_t) != (config.patch_f, config.patch_t) {
+            bail!(
+                "pretraining takes patches that do not overlap: patch {} x {}, stride {} x {}",
+                config.patch_f,
+                config.patch_t,
+                recipe.stride_f,
+                recipe.stride_t
+            );
+        }
+        let input = (recipe.front_end.n_mels, recipe.front_end.n_frames);
+        let official =
+            official.into_iter().filter(|(name, _)| !name.starts_with("p_input_")).collect();
+        Self::new(config, recipe, official, Some(input))
+    }
+
+    /// Both losses of `fbank` `[batch, n_frames, n_mels]`, with the patches of each clip that are
+    /// hidden from the discriminative task and from the generative one.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn pretraining_losses(
+        &self,
+        fbank: &Tensor,
+        discriminative: &[Vec<u32>],
+        generative: &[Vec<u32>],
+    ) -> Result<Losses> {
+        let targets = self.patches(fbank)?;
+        let mut accuracy = 0.0;
+        let mut nce = Vec::new();
+        for (clip, chosen) in self.hidden_tokens(fbank, discriminative)?.iter().enumerate() {
+            let hidden = Tensor::from_slice(&discriminative[clip], chosen.dim(0)?, &Device::Cpu)?;
+            let truth = targets.get(clip)?.index_select(&hidden, 0)?;
+            let predicted = self.predict("cpredlayer", chosen)?;
+            let scores = log_softmax(&truth.matmul(&predicted.t()?)?)?;
+            let own =
+                (scores.clone() * Tensor::eye(chosen.dim(0)?, scores.dtype(), &Device::Cpu)?)?;
+            nce.push((own.sum_all()?.neg()? / chosen.dim(0)? as f64)?);
+            // Down the columns: which patch fits a prediction best.
+            let columns = scores.t()?.to_vec2::<f32>()?;
+            let hits = columns.iter().enumerate().filter(|(i, column)| highest(column) == *i);
+            accuracy += hits.count() as f64 / columns.len() as f64;
+        }
+        let mut mse = Vec::new();
+        for (clip, chosen) in self.hidden_tokens(fbank, generative)?.iter().enumerate() {
+            let hidden = Tensor::from_slice(&generative[clip], chosen.dim(0)?, &Device::Cpu)?;
+            let truth = targets.get(clip)?.index_select(&hidden, 0)?;
+            mse.push((self.predict("gpredlayer", chosen)? - truth)?.sqr()?.mean_all()?);
+        }
+        let sum =
+            |terms: Vec<Tensor>| -> Result<Tensor> { Ok(Tensor::stack(&terms, 0)?.sum_all()?) };
+        Ok(Losses { nce: sum(nce)?, mse: sum(mse)?, accuracy })
+    }
+
+    /// Tokens of the hidden patches after the encoder, `[hidden, d_model]` a clip.
+    fn hidden_tokens(&self, fbank: &Tensor, hidden: &[Vec<u32>]) -> Result<Vec<Tensor>> {
+        let patches = self.grid().0 * self.grid().1;
+        let d_model = self.config().d_model;
+        let hit: Vec<u8> = hidden
+            .iter()
+            .flat_map(|row| (0..patches).map(|patch| u8::from(row.contains(&(patch as u32)))))
+            .collect();
+        let hit = Tensor::from_vec(hit, (hidden.len(), patches, 1), &Device::Cpu)?;
+        let mask = self.parameter("mask_embed")?;
+        let tokens = self.masked_tokens(fbank, |tokens| {
+            let mask = mask.broadcast_as(tokens.shape())?;
+            Ok(hit.broadcast_as(tokens.shape())?.where_cond(&mask, &tokens)?)
+        })?;
+        hidden
+            .iter()
+            .enumerate()
+            .map(|(clip, row)| {
+                let rows: Vec<u32> = row.iter().map(|patch| patch + 1).collect();
+                let rows = Tensor::from_vec(rows, row.len(), &Device::Cpu)?;
+                Ok(tokens.get(clip)?.index_select(&rows, 0)?.reshape((row.len(), d_model))?)
+            })
+            .collect()
+    }
+
+    /// A prediction head: two linear maps with a ReLU between.
+    fn predict(&self, head: &str, tokens: &Tensor) -> Result<Tensor> {
+        let linear = |x: &Tensor, layer: &str| -> Result<Tensor> {
+            let weight = self.parameter(&format!("{head}.{layer}.weight"))?;
+            let bias = self.parameter(&format!("{head}.{layer}.bias"))?;
+            Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
+        };
+        linear(&linear(tokens, "0")?.relu()?, "2")
+    }
+}
+
+impl Trainer {
+    /// One step on clips without labels; what is counted besides the loss is the accuracy, nce and
+    /// mse.
+    ///
+    /// # Errors
+    /// When a loss or gradient is not finite; the message names the step and the tensor.
+    pub fn pretraining_step(
+        &mut self,
+        data: &Data,
+        masking: &Masking,
+        batch: &[usize],
+        steps_of_epoch: usize,
+    ) -> Result<Step> {
+        let this = &*self;
+        let (gradients, sums) = this.accumulate(batch, |part| {
+            let masks = |clip: &usize| {
+                let mut random = this.random(MASKS, *clip);
+                let mut draw = || masking.draw(this.network.grid(), &mut random);
+                (draw(), draw())
+            };
+            let masks: (Vec<_>, Vec<_>) = part.iter().map(masks).unzip();
+            let clips = part.iter().map(|&clip| data.clips[clip].frames.as_slice());
+            this.measure_losses(clips, masks)
+        })?;
+        self.apply(gradients, &sums, steps_of_epoch)
+    }
+
+    /// Means over `data` of accuracy, nce and mse, always with the same masks.
+    ///
+    /// # Errors
+    /// Never for clips of the recipe's mel bins.
+    pub fn pretraining_scores(&self, data: &Data, masking: &Masking) -> Result<[f64; 3]> {
+        let mut sums = [0.0; 3];
+        for (index, clip) in data.clips.iter().enumerate() {
+            let mut random = Random::new(self.seed, &[MASKS, u64::MAX, index as u64]);
+            let mut draw = || vec![masking.draw(self.network.grid(), &mut random)];
+            let masks = (draw(), draw());
+            let measured = self.measure_losses([clip.frames.as_slice()].into_iter(), masks)?;
+            sums.iter_mut().zip(measured.others).for_each(|(sum, x)| *sum += x);
+        }
+        Ok(sums.map(|sum| sum / data.clips.len().max(1) as f64))
+    }
+
+    fn measure_losses<'a>(
+        &self,
+        clips: impl Iterator<Item = &'a [f32]>,
+        (discriminative, generative): (Vec<Vec<u32>>, Vec<Vec<u32>>),
+    ) -> Result<Measured> {
+        let front_end = &self.network.recipe().front_end;
+        let fbanks: Vec<f32> = clips.flat_map(|frames| augment::plain(frames, front_end)).collect();
+        let shape = (discriminative.len(), front_end.n_frames, front_end.n_mels);
+        let fbank = Tensor::from_vec(fbanks, shape, &Device::Cpu)?;
+        let Losses { nce, mse, accuracy } =
+            self.network.pretraining_losses(&fbank, &discriminative, &generative)?;
+        let number = |tensor: &Tensor| -> Result<f64> {
+            Ok(f64::from(tensor.to_scalar::<f32>().context("a scalar")?))
+        };
+        let others = [accuracy, number(&nce)?, number(&mse)?];
+        Ok(Measured { loss: (nce + (mse * GENERATIVE)?)?, others })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_never_reach_the_first_patch_and_are_cut_from_above() {
+        for seed in 0..20 {
+            let mut random = Random::new(seed, &[]);
+            let chosen = Masking::published(300).draw((8, 64), &mut random);
+            assert_eq!(chosen.len(), 300);
+            assert!(chosen.is_sorted() && chosen[0] > 0 && chosen[299] < 512);
+            let alone = chosen.windows(3).filter(|w| w[0] + 1 < w[1] && w[1] + 1 < w[2]).count();
+            assert!(alone < 20, "{alone} patches of 300 without a neighbour");
+        }
+    }
+
+    #[test]
+    fn patches_of_full_height_are_drawn_one_by_one() {
+        let masking = Masking::published(10);
+        let draws: Vec<_> =
+            (0..50).map(|seed| masking.draw((1, 24), &mut Random::new(seed, &[]))).collect();
+        assert!(draws.iter().all(|draw| draw.len() == 10 && draw.is_sorted()));
+        assert!(draws.iter().any(|draw| draw[0] == 0));
+    }
+}

@@ -1,0 +1,196 @@
+//! Runs of a micro network from start to end.
+
+use std::num::NonZeroUsize;
+
+use ssamba_model::{Checkpoint, Config, Model, Recipe, Weights};
+use ssamba_training::{
+    Data, Example, Masking, Network, Plan, Random, Trainer, augment, score::highest,
+};
+
+const CLASSES: usize = 3;
+
+fn config() -> Config {
+    Config {
+        d_model: 16,
+        depth: 2,
+        d_inner: 32,
+        d_state: 4,
+        d_conv: 4,
+        dt_rank: 1,
+        patch_f: 16,
+        patch_t: 4,
+        n_classes: Some(CLASSES),
+    }
+}
+
+fn recipe() -> Recipe {
+    let text = "frames = 16\nmean = -4.0\nstd = 2.0\nmel_bins = 16\nstride = [16, 4]\n";
+    Recipe::parse(text, "micro").unwrap()
+}
+
+fn plan() -> Plan {
+    let mut plan = Plan::named("nano").unwrap();
+    (plan.epochs, plan.batch) = (6, 9);
+    plan.augmentation.shift = 2.0;
+    (plan.augmentation.frequency_mask, plan.augmentation.time_mask) = (2.0, 2.0);
+    plan
+}
+
+/// Clips whose loud third of the mel bins is their class; the last class is the background.
+fn data(count: usize) -> Data {
+    let mut random = Random::new(11, &[]);
+    let clips: Vec<Example> = (0..count)
+        .map(|index| {
+            let class = index % CLASSES;
+            let frames = (0..16 * 16)
+                .map(|i| {
+                    let loud = i % 16 / 6 == class;
+                    (random.normal() - if loud { 2.0 } else { 6.0 }) as f32
+                })
+                .collect();
+            Example { frames, classes: vec![class] }
+        })
+        .collect();
+    let background = (0..count).filter(|index| index % CLASSES == 2).collect();
+    Data { clips, background }
+}
+
+fn trainer(threads: usize, seed: u64) -> Trainer {
+    let network = Network::from_scratch(config(), recipe(), seed).unwrap();
+    Trainer::new(network, plan(), seed, NonZeroUsize::new(threads).unwrap()).unwrap()
+}
+
+/// Runs to the end, or for so many steps.
+fn run(trainer: &mut Trainer, data: &Data, most: usize) {
+    let mut taken = 0;
+    while trainer.progress.epoch < trainer.plan.epochs {
+        let batches = trainer.batches(data.clips.len());
+        for batch in &batches[trainer.progress.step..] {
+            if taken == most {
+                return;
+            }
+            trainer.step(data, batch, batches.len()).unwrap();
+            taken += 1;
+        }
+        trainer.end_epoch(None);
+    }
+}
+
+#[test]
+fn a_run_learns_and_its_checkpoint_is_an_official_one() {
+    let data = data(40);
+    let mut trainer = trainer(2, 1);
+    run(&mut trainer, &data, usize::MAX);
+    let logits = trainer.logits(&data.clips).unwrap();
+    let right = |logits: &[Vec<f32>]| {
+        let pairs = logits.iter().zip(&data.clips);
+        pairs.filter(|(logits, clip)| clip.classes == [highest(logits)]).count()
+    };
+    assert!(right(&logits) >= 38, "{} of 40 are right", right(&logits));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("best.safetensors");
+    std::fs::write(&path, trainer.checkpoint().unwrap()).unwrap();
+    let weights = Weights::load(&Checkpoint::read(&path).unwrap()).unwrap();
+    let model = Model::new(weights, recipe()).unwrap();
+    for (clip, want) in data.clips.iter().zip(&logits) {
+        let fbank = augment::plain(&clip.frames, &recipe().front_end);
+        let fbank =
+            candle_core::Tensor::from_vec(fbank, (1, 16, 16), &candle_core::Device::Cpu).unwrap();
+        let got = model.forward(&fbank).unwrap().logits.unwrap().to_vec2::<f32>().unwrap();
+        for (got, want) in got[0].iter().zip(want) {
+            assert!((got - want).abs() < 1e-4, "{got} and {want}");
+        }
+    }
+    // And back again: the same folded values to the bit.
+    let checkpoint = Checkpoint::read(&path).unwrap();
+    let again = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 9).unwrap();
+    assert_eq!(again.values().unwrap(), trainer.network.values().unwrap());
+}
+
+#[test]
+fn one_seed_gives_one_file_on_any_number_of_threads() {
+    let data = data(20);
+    let state = |threads, seed| {
+        let mut trainer = trainer(threads, seed);
+        run(&mut trainer, &data, 7);
+        (trainer.checkpoint().unwrap(), trainer.state(20).unwrap())
+    };
+    assert_eq!(state(1, 5), state(1, 5));
+    assert_eq!(state(1, 5), state(3, 5));
+    assert_ne!(state(1, 5), state(1, 6));
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_as_one_that_was_not() {
+    let data = data(20);
+    let mut whole = trainer(2, 3);
+    run(&mut whole, &data, usize::MAX);
+    // In the middle of the second epoch of three steps.
+    let mut first = trainer(2, 3);
+    run(&mut first, &data, 4);
+    let state = first.state(20).unwrap();
+    let mut second = trainer(1, 3);
+    second.restore(&state, 20).unwrap();
+    assert_eq!((second.progress.epoch, second.progress.step), (1, 1));
+    assert_eq!(second.progress, first.progress);
+    run(&mut second, &data, usize::MAX);
+    assert_eq!(second.state(20).unwrap(), whole.state(20).unwrap());
+    assert_eq!(second.checkpoint().unwrap(), whole.checkpoint().unwrap());
+}
+
+#[test]
+fn a_state_of_another_run_is_refused() {
+    let state = trainer(1, 3).state(20).unwrap();
+    let refusal =
+        |trainer: &mut Trainer, clips| format!("{:#}", trainer.restore(&state, clips).unwrap_err());
+    assert!(refusal(&mut trainer(1, 4), 20).contains("with seed 3"));
+    assert!(refusal(&mut trainer(1, 3), 21).contains("over 20 clips, there are 21 now"));
+    let mut other = trainer(1, 3);
+    assert!(format!("{:#}", other.restore(&state[..50], 20).unwrap_err()).contains("damaged"));
+}
+
+#[test]
+fn a_number_that_is_not_finite_stops_the_run_and_is_named() {
+    let mut data = data(20);
+    data.clips[0].frames[7] = f32::NAN;
+    let mut trainer = trainer(2, 3);
+    let before = trainer.state(20).unwrap();
+    let error = trainer.step(&data, &[3, 0, 5], 3).unwrap_err().to_string();
+    assert!(error.contains("step 1: the loss is NaN, the gradient of `"), "{error}");
+    assert_eq!(trainer.state(20).unwrap(), before);
+}
+
+#[test]
+fn pretraining_learns_what_was_hidden() {
+    let data = data(16);
+    let network = Network::for_pretraining(config(), recipe(), 2).unwrap();
+    let plan = Plan {
+        rate: 3e-3,
+        batch: 4,
+        epochs: 30,
+        schedule: plan().schedule,
+        ..Plan::pretraining()
+    };
+    let mut trainer = Trainer::new(network, plan, 2, NonZeroUsize::MIN).unwrap();
+    let masking = Masking::published(2);
+    masking.check(trainer.network.grid()).unwrap();
+    let before = trainer.pretraining_scores(&data, &masking).unwrap();
+    for _ in 0..30 {
+        let batches = trainer.batches(16);
+        for batch in &batches {
+            trainer.pretraining_step(&data, &masking, batch, batches.len()).unwrap();
+        }
+        trainer.end_epoch(None);
+    }
+    let after = trainer.pretraining_scores(&data, &masking).unwrap();
+    assert!(after[2] < 0.5 * before[2], "mse {} to {}", before[2], after[2]);
+    assert!(after[1] < before[1], "nce {} to {}", before[1], after[1]);
+
+    // A pretraining file, whose encoder a classifier starts from.
+    let official = trainer.network.official().unwrap();
+    let checkpoint = Checkpoint::from_tensors("pretrained", official);
+    assert!(checkpoint.is_pretraining());
+    let tuned = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 1).unwrap();
+    assert_eq!(tuned.official().unwrap().len() + 9, trainer.network.parameters().count() + 4);
+}
