@@ -13,6 +13,7 @@ use ssamba_tests::{
     hashed,
     suite::zoo,
 };
+use ssamba_training::Network;
 
 fn speech_commands() -> Recipe {
     Recipe::built_in("speech-commands").unwrap()
@@ -235,6 +236,29 @@ fn pretraining_losses() {
     for (name, got) in [("acc", hits as f64 / total), ("nce", nce / total), ("mse", square / count)]
     {
         let want = f64::from(golden.tensor(name).to_scalar::<f32>().unwrap());
+        assert!((got - want).abs() <= f64::from(NETWORK), "{name} is {got}, expected {want}");
+    }
+}
+
+/// The same through the kernels and the folded form that are trained.
+#[test]
+fn pretraining_losses_of_the_trainer() {
+    let golden = Golden::read("pretrain");
+    let checkpoint = golden.checkpoint();
+    let recipe =
+        Recipe::parse("frames = 256\nmean = 0.0\nstd = 0.5\nstride = [16, 16]\n", "").unwrap();
+    let config = Weights::load(&checkpoint).unwrap().config;
+    let network = Network::to_pretrain(config, recipe, checkpoint.tensors).unwrap();
+    let index = golden.tensor("index").to_vec2::<i64>().unwrap();
+    let index: Vec<Vec<u32>> =
+        index.iter().map(|row| row.iter().map(|&patch| patch as u32).collect()).collect();
+    let losses = network.pretraining_losses(golden.tensor("x"), &index, &index).unwrap();
+    let number = |tensor: Tensor| f64::from(tensor.to_scalar::<f32>().unwrap());
+    let clips = index.len() as f64;
+    for (name, sum) in
+        [("acc", losses.accuracy), ("nce", number(losses.nce)), ("mse", number(losses.mse))]
+    {
+        let (got, want) = (sum / clips, number(golden.tensor(name).clone()));
         assert!((got - want).abs() <= f64::from(NETWORK), "{name} is {got}, expected {want}");
     }
 }

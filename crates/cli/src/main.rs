@@ -8,10 +8,16 @@ mod audio;
 mod bench;
 #[cfg(feature = "convert")]
 mod calibrate;
+#[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded", feature = "train")))]
+mod chart;
+#[cfg(any(feature = "embedded", feature = "train"))]
+mod clips;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]
 mod demo;
+#[cfg(feature = "train")]
+mod eval;
 #[cfg(feature = "convert")]
 mod export;
 #[cfg(feature = "cuda")]
@@ -28,6 +34,8 @@ mod run;
 #[cfg(feature = "embedded")]
 mod spotting;
 mod terminal;
+#[cfg(feature = "train")]
+mod train;
 #[cfg(feature = "convert")]
 mod verify;
 
@@ -49,6 +57,12 @@ enum Command {
     #[cfg(feature = "convert")]
     Export(export::Args),
     Run(run::Args),
+    #[cfg(feature = "train")]
+    Train(train::labelled::Args),
+    #[cfg(feature = "train")]
+    Pretrain(train::unlabelled::Args),
+    #[cfg(feature = "train")]
+    Eval(eval::Args),
     #[cfg(feature = "convert")]
     Verify(verify::Args),
     #[cfg(feature = "convert")]
@@ -88,6 +102,12 @@ fn run(command: Command) -> Result<Answer> {
         #[cfg(feature = "convert")]
         Command::Export(args) => export::run(&args),
         Command::Run(args) => run::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::labelled::run(&args),
+        #[cfg(feature = "train")]
+        Command::Pretrain(args) => train::unlabelled::run(&args),
+        #[cfg(feature = "train")]
+        Command::Eval(args) => eval::run(&args),
         #[cfg(feature = "convert")]
         Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "convert")]

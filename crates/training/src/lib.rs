@@ -21,4 +21,4 @@ pub use network::{Network, Tokens, folding};
 pub use plan::Plan;
 pub use pretrain::Masking;
 pub use random::Random;
-pub use trainer::{Data, Example, Measured, Progress, Step, Sums, Trainer};
+pub use trainer::{Data, Example, Measured, Progress, Step, Sums, Trainer, in_parallel};

@@ -4,7 +4,10 @@
 //! The discriminative task picks each hidden patch among the hidden patches of its clip, the generative
 //! one says what was in it; each hides patches of its own, so a step runs the encoder twice.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
@@ -115,7 +118,7 @@ impl Network {
     pub fn to_pretrain(
         config: Config,
         recipe: Recipe,
-        official: std::collections::BTreeMap<String, Tensor>,
+        official: BTreeMap<String, Tensor>,
     ) -> Result<Self> {
         if (recipe.stride_f, recipe.stride_t) != (config.patch_f, config.patch_t) {
             bail!(
@@ -127,8 +130,9 @@ impl Network {
             );
         }
         let input = (recipe.front_end.n_mels, recipe.front_end.n_frames);
-        let official =
-            official.into_iter().filter(|(name, _)| !name.starts_with("p_input_")).collect();
+        // Neither the size of the input, which the recipe tells, nor the head that is never called.
+        let trained = |name: &str| !name.starts_with("p_input_") && !name.starts_with("v.head.");
+        let official = official.into_iter().filter(|(name, _)| trained(name)).collect();
         Self::new(config, recipe, official, Some(input))
     }
 

@@ -461,7 +461,10 @@ impl Total {
 }
 
 /// Calls `task` with each of `0..tasks`; the error is that of the first task that failed.
-fn in_parallel(
+///
+/// # Errors
+/// What a task returned.
+pub fn in_parallel(
     tasks: usize,
     threads: NonZeroUsize,
     task: impl Fn(usize) -> Result<()> + Sync,

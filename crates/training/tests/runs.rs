@@ -165,13 +165,8 @@ fn a_number_that_is_not_finite_stops_the_run_and_is_named() {
 fn pretraining_learns_what_was_hidden() {
     let data = data(16);
     let network = Network::for_pretraining(config(), recipe(), 2).unwrap();
-    let plan = Plan {
-        rate: 3e-3,
-        batch: 4,
-        epochs: 30,
-        schedule: plan().schedule,
-        ..Plan::pretraining()
-    };
+    let plan =
+        Plan { rate: 3e-3, batch: 4, epochs: 30, schedule: plan().schedule, ..Plan::pretraining() };
     let mut trainer = Trainer::new(network, plan, 2, NonZeroUsize::MIN).unwrap();
     let masking = Masking::published(2);
     masking.check(trainer.network.grid()).unwrap();

@@ -282,6 +282,44 @@ impl Recipe {
         })
     }
 
+    /// The TOML form, which [`Self::parse`] reads back; `sizes` become its claims.
+    pub fn to_toml(&self, sizes: impl Into<Sizes>) -> String {
+        let sizes = sizes.into();
+        let front_end = &self.front_end;
+        let text = |text: &str| toml::Value::from(text).to_string();
+        let labels: Vec<String> = self.labels.iter().map(|label| text(label)).collect();
+        let word = |value: Result<toml::Value, _>| match value {
+            Ok(value) => value.to_string(),
+            // Never: they are words.
+            Err(error) => text(&format!("{error}")),
+        };
+        let mut lines = vec![
+            format!("name = {}", text(&self.name)),
+            format!("labels = [{}]", labels.join(", ")),
+            format!("frames = {}", front_end.n_frames),
+            format!("mean = {:?}", front_end.mean),
+            format!("std = {:?}", front_end.std),
+            format!("stride = [{}, {}]", self.stride_f, self.stride_t),
+            format!("sample_rate = {}", front_end.sample_rate),
+            format!("mel_bins = {}", front_end.n_mels),
+            format!("head = {}", word(toml::Value::try_from(self.head))),
+            format!("scores = {}", word(toml::Value::try_from(self.scores))),
+            format!("order = {}", word(toml::Value::try_from(front_end.order))),
+            format!("subtract_clip_mean = {}", front_end.subtract_clip_mean),
+        ];
+        if let Some(norm) = self.norm {
+            lines.push(format!("norm = {}", word(toml::Value::try_from(norm))));
+        }
+        lines.extend([
+            format!("pairwise = {}", self.pairwise),
+            format!("halve = {}", self.halve),
+            format!("patch = [{}, {}]", sizes.patch_f, sizes.patch_t),
+            format!("embed_dim = {}", sizes.d_model),
+            format!("depth = {}", sizes.depth),
+        ]);
+        lines.join("\n") + "\n"
+    }
+
     /// Patches over frequency and time, or an error when a patch does not fit the input.
     ///
     /// # Errors
@@ -382,6 +420,19 @@ mod tests {
         assert_eq!((recipe.name.as_str(), recipe.labels.len()), ("kws", 2));
         assert_eq!((recipe.stride_f, recipe.stride_t, recipe.front_end.n_mels), (128, 2, 128));
         assert!(recipe.pairwise && recipe.halve && recipe.norm.is_none());
+    }
+
+    #[test]
+    fn a_recipe_that_is_written_is_read_back() {
+        let sizes = Sizes { d_model: 64, depth: 12, patch_f: 128, patch_t: 4, n_classes: Some(2) };
+        let mut recipes: Vec<Recipe> =
+            BUILT_IN.iter().map(|name| Recipe::built_in(name).unwrap()).collect();
+        recipes.push(Recipe::parse(&format!("{KWS}halve = false\n"), "a \"b\" \\").unwrap());
+        for mut recipe in recipes {
+            let read = Recipe::parse(&recipe.to_toml(sizes), "").unwrap();
+            recipe.claims = Claims { patch: Some([128, 4]), embed_dim: Some(64), depth: Some(12) };
+            assert_eq!(read, recipe);
+        }
     }
 
     #[test]

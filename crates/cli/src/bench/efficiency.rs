@@ -14,8 +14,13 @@ use ssamba_model_common::Published;
 use ssamba_onnx::{Architecture, Attention};
 use ssamba_ort::{Arena, Cuda, Gpu, OUT_OF_MEMORY, OrtSession};
 
-use super::chart::{self, Curve, Panel, Scale};
-use crate::{Answer, convert::write_whole, export::Precision, terminal};
+use crate::{
+    Answer,
+    chart::{self, Curve, Panel, Scale},
+    convert::write_whole,
+    export::Precision,
+    terminal,
+};
 
 /// Time and memory of the networks over the number of tokens, in ONNX Runtime. The weights are made
 /// up: neither depends on them.

@@ -1,6 +1,5 @@
 //! `ssamba-edge bench`: measurements that anyone can repeat.
 
-mod chart;
 #[cfg(feature = "embedded")]
 mod detect;
 #[cfg(feature = "cuda")]

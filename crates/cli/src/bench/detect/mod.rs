@@ -1,6 +1,5 @@
 //! `ssamba-edge bench detect`: misses and false alarms of the keyword spotter over a long stream.
 
-mod clips;
 mod score;
 mod stream;
 
@@ -17,13 +16,13 @@ use serde::Serialize;
 use ssamba_kws::{SAMPLE_RATE, Settings, Spotter, is_background};
 
 use self::{
-    clips::Clip,
     score::{Outcome, Point, Posteriors, Rates, Said, Task, choose, rounded, thresholds},
     stream::{Layout, Noises, to_i16},
 };
-use super::chart::{self, Curve, Panel, Scale};
 use crate::{
     Answer, audio,
+    chart::{self, Curve, Panel, Scale},
+    clips::{self, Clip},
     convert::write_whole,
     spotting::{Chosen, SettingsArgs},
     terminal,

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use ssamba_kws::SAMPLE_RATE;
 
-use super::clips::Clip;
+use crate::clips::Clip;
 
 /// Samples over which a clip comes and goes, so that its own background does not click: 10 ms.
 const FADE: usize = 160;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::audio;
 
@@ -14,6 +14,8 @@ use crate::audio;
 pub struct Clip {
     pub label: String,
     pub path: PathBuf,
+    /// What the table says, if it says it.
+    pub split: Option<String>,
 }
 
 /// Clips of a folder that holds one folder a label, sorted.
@@ -31,7 +33,11 @@ pub fn of_folder(root: &Path) -> Result<Vec<Clip>> {
     for folder in folders {
         let label = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = audio::collect(&[folder])?;
-        clips.extend(files.into_iter().map(|path| Clip { label: label.clone(), path }));
+        clips.extend(files.into_iter().map(|path| Clip {
+            label: label.clone(),
+            path,
+            split: None,
+        }));
     }
     ensure!(
         !clips.is_empty(),
@@ -54,8 +60,11 @@ pub fn of_manifest(table: &Path, root: &Path, split: Option<&str>) -> Result<Vec
         })
     };
     let (path, label) = (column("path")?, column("label")?);
-    let wanted =
-        split.map(|split| Ok::<_, anyhow::Error>((column("split")?, split))).transpose()?;
+    let split_column = column("split");
+    let wanted = match split {
+        Some(split) => Some((*split_column.as_ref().map_err(|error| anyhow!("{error}"))?, split)),
+        None => None,
+    };
     let mut clips = Vec::new();
     for (index, line) in lines.enumerate() {
         let cells: Vec<&str> = line.split(',').collect();
@@ -68,7 +77,11 @@ pub fn of_manifest(table: &Path, root: &Path, split: Option<&str>) -> Result<Vec
             );
         }
         if wanted.is_none_or(|(column, split)| cells[column] == split) {
-            clips.push(Clip { label: cells[label].into(), path: root.join(cells[path]) });
+            clips.push(Clip {
+                label: cells[label].into(),
+                path: root.join(cells[path]),
+                split: split_column.as_ref().ok().map(|&column| cells[column].to_owned()),
+            });
         }
     }
     ensure!(
@@ -78,6 +91,28 @@ pub fn of_manifest(table: &Path, root: &Path, split: Option<&str>) -> Result<Vec
         split.map_or_else(String::new, |split| format!(" of the split `{split}`"))
     );
     Ok(clips)
+}
+
+/// Clips of a table, whose paths go from `root`, from the table's folder or from the folder above it;
+/// or of a folder that holds one folder a label.
+#[cfg(feature = "train")]
+pub fn of_either(data: &Path, root: Option<&Path>, split: Option<&str>) -> Result<Vec<Clip>> {
+    if data.is_dir() {
+        ensure!(split.is_none(), "{}: a folder has no splits, a table may", data.display());
+        return of_folder(data);
+    }
+    if let Some(root) = root {
+        return of_manifest(data, root, split);
+    }
+    let beside = data.parent().unwrap_or(Path::new(""));
+    let clips = of_manifest(data, beside, split)?;
+    match beside.parent() {
+        Some(above) if !clips[0].path.exists() => {
+            let others = of_manifest(data, above, split)?;
+            Ok(if others[0].path.exists() { others } else { clips })
+        }
+        _ => Ok(clips),
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +126,11 @@ mod tests {
         fs::write(&table, "path,label,split,x\na/1.wav,yes,testing,\na/2.wav,no,training,7\n")
             .unwrap();
         let read = |split| of_manifest(&table, Path::new("root"), split);
-        let clip = Clip { label: "yes".into(), path: "root/a/1.wav".into() };
+        let clip = Clip {
+            label: "yes".into(),
+            path: "root/a/1.wav".into(),
+            split: Some("testing".into()),
+        };
         assert_eq!(read(Some("testing")).unwrap(), [clip]);
         assert_eq!(read(None).unwrap().len(), 2);
         let message = read(Some("test")).unwrap_err().to_string();

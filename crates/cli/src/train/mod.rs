@@ -1,0 +1,285 @@
+//! `ssamba-edge train` and `ssamba-edge pretrain`.
+
+mod data;
+pub mod labelled;
+mod live;
+mod metrics;
+pub mod unlabelled;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use ssamba_contract::default_threads;
+use ssamba_training::{Plan, Trainer};
+
+use self::{
+    live::Live,
+    metrics::{Epoch, Log},
+};
+use crate::{Answer, convert::write_whole, terminal};
+
+/// What training with labels and without share.
+#[derive(clap::Args, Clone, Debug)]
+struct RunArgs {
+    /// Folder for checkpoints, metrics and the state of the run.
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Go on from the state in the folder.
+    #[arg(long)]
+    resume: bool,
+    /// Of all random draws; one seed gives one file.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Passes over the clips [default: the plan's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
+    /// Clips of a step [default: the plan's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Highest learning rate [default: the plan's].
+    #[arg(long, value_name = "X")]
+    rate: Option<f64>,
+    /// Threads; the result does not depend on them [default: one for each core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// What computes.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// Sizes of a network that starts from nothing.
+#[derive(clap::Args, Clone, Debug, Default)]
+struct SizeArgs {
+    /// Width of tokens, from scratch [default: the plan's].
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u16).range(1..))]
+    embed_dim: Option<u16>,
+    /// Layers, from scratch, an even number [default: the plan's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    depth: Option<u16>,
+    /// Mel bins and frames of a patch, from scratch [default: the plan's].
+    #[arg(long, value_name = "FxT")]
+    patch: Option<String>,
+}
+
+impl SizeArgs {
+    fn is_empty(&self) -> bool {
+        self.embed_dim.is_none() && self.depth.is_none() && self.patch.is_none()
+    }
+
+    /// The sizes, changed as asked.
+    fn over(&self, mut config: ssamba_model::Config) -> Result<ssamba_model::Config> {
+        if let Some(width) = self.embed_dim {
+            config.d_model = usize::from(width);
+            config.d_inner = 2 * config.d_model;
+            config.dt_rank = config.d_model.div_ceil(16);
+        }
+        if let Some(depth) = self.depth {
+            config.depth = usize::from(depth);
+        }
+        if let Some(patch) = &self.patch {
+            (config.patch_f, config.patch_t) = pair("--patch", patch)?;
+        }
+        Ok(config)
+    }
+}
+
+/// Two positive numbers with an `x` between.
+fn pair(option: &str, text: &str) -> Result<(usize, usize)> {
+    let numbers = text.split_once('x').and_then(|(f, t)| Some((f.parse().ok()?, t.parse().ok()?)));
+    match numbers {
+        Some((f, t)) if f > 0 && t > 0 => Ok((f, t)),
+        _ => bail!("{option} takes mel bins and frames as in 16x16, got `{text}`"),
+    }
+}
+
+impl RunArgs {
+    /// # Errors
+    /// When the device or a number cannot be had, or the folder holds a run that is not to be resumed.
+    fn check(&self) -> Result<()> {
+        if self.device == Device::Cuda {
+            bail!(
+                "training on a GPU is not in this build: its scan has no gradient there yet; use --device cpu"
+            );
+        }
+        ensure!(
+            self.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()),
+            "--rate takes a positive number"
+        );
+        let state = Folder(self.output.clone()).state();
+        match self.resume {
+            true => {
+                ensure!(state.is_file(), "{}: no state of a run to resume", self.output.display())
+            }
+            false => ensure!(
+                !state.exists(),
+                "{}: a run is in this folder, add --resume to go on, or name another",
+                self.output.display()
+            ),
+        }
+        Ok(())
+    }
+
+    /// The plan, changed as asked.
+    fn over(&self, mut plan: Plan) -> Plan {
+        plan.epochs = self.epochs.map_or(plan.epochs, |epochs| epochs as usize);
+        plan.batch = self.batch.map_or(plan.batch, |batch| batch as usize);
+        plan.rate = self.rate.unwrap_or(plan.rate);
+        plan
+    }
+
+    fn threads(&self) -> NonZeroUsize {
+        let asked = self.threads.and_then(|threads| NonZeroUsize::new(usize::from(threads)));
+        asked.unwrap_or_else(default_threads)
+    }
+}
+
+/// The files of a run.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn state(&self) -> PathBuf {
+        self.0.join("state.safetensors")
+    }
+
+    /// Writes the network as it is, with the recipe that `export` needs beside it.
+    fn checkpoint(&self, name: &str, trainer: &Trainer) -> Result<()> {
+        let recipe = trainer.network.recipe();
+        let toml = recipe.to_toml(trainer.network.config());
+        write_whole(&self.0.join(format!("{name}.toml")), toml.as_bytes())?;
+        write_whole(&self.0.join(format!("{name}.safetensors")), &trainer.checkpoint()?)
+    }
+}
+
+/// Whether somebody asked the run to stop.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first Ctrl-C asks the run to stop and save, and the second ends the program.
+fn listen_for_ctrl_c() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// What differs between training with labels and without.
+trait Objective {
+    /// Clips to learn from.
+    fn clips(&self) -> usize;
+    fn step(&self, trainer: &mut Trainer, batch: &[usize], steps: usize) -> Result<f64>;
+    /// Words for the line of a run under way.
+    fn now(&self, trainer: &Trainer) -> String;
+    /// Closes the figures of an epoch; the second is its score, the higher the better.
+    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>>;
+}
+
+/// Runs to the end, or until somebody stops it.
+fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Result<Answer> {
+    let folder = Folder(args.output.clone());
+    fs::create_dir_all(&folder.0).with_context(|| folder.0.display().to_string())?;
+    let clips = objective.clips();
+    if args.resume {
+        let path = folder.state();
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+        trainer.restore(&bytes, clips).with_context(|| path.display().to_string())?;
+        let at = &trainer.progress;
+        terminal::note(format!("resumed after epoch {}, step {}", at.epoch, at.step));
+    }
+    listen_for_ctrl_c()?;
+    let mut log = Log::open(&folder.0, trainer.progress.epoch)?;
+    let epochs = trainer.plan.epochs;
+    while trainer.progress.epoch < epochs {
+        let batches = trainer.batches(clips);
+        let mut live = Live::new(&trainer, batches.len());
+        let mut rate = 0.0;
+        for batch in &batches[trainer.progress.step..] {
+            if STOP.load(Ordering::Relaxed) {
+                live.clear();
+                return stopped(&folder, &trainer, clips);
+            }
+            rate = objective.step(&mut trainer, batch, batches.len())?;
+            live.step(batch.len(), &objective.now(&trainer));
+        }
+        let mut epoch = live.epoch(&trainer, rate);
+        let score = objective.validate(&trainer, &mut epoch)?;
+        epoch.best = trainer.end_epoch(score);
+        if epoch.best {
+            folder.checkpoint("best", &trainer)?;
+        }
+        folder.checkpoint("last", &trainer)?;
+        log.add(epoch, &trainer)?;
+        // Last: a run that is cut off before this line repeats the epoch.
+        write_whole(&folder.state(), &trainer.state(clips)?)?;
+    }
+    let progress = &trainer.progress;
+    if let Some(best) = progress.best {
+        terminal::note(format!("best        {best:.4} at epoch {}", progress.best_epoch));
+    }
+    terminal::note(format!("wrote       {}", folder.0.join("best.safetensors").display()));
+    terminal::note(format!("curves      {}", folder.0.join("report.html").display()));
+    Ok(Answer::Yes)
+}
+
+fn stopped(folder: &Folder, trainer: &Trainer, clips: usize) -> Result<Answer> {
+    folder.checkpoint("last", trainer)?;
+    write_whole(&folder.state(), &trainer.state(clips)?)?;
+    let at = &trainer.progress;
+    terminal::note(format!(
+        "stopped in epoch {} after step {}; the same command with --resume goes on",
+        at.epoch + 1,
+        at.step
+    ));
+    Ok(Answer::No)
+}
+
+/// Says what is about to happen.
+fn announce(trainer: &Trainer, from: &str, clips: &str) {
+    let network = &trainer.network;
+    let (config, recipe, plan) = (network.config(), network.recipe(), &trainer.plan);
+    let (rows, columns) = network.grid();
+    terminal::note(format!(
+        "network     {} parameters in {} layers of width {}, from {from}",
+        network.len(),
+        config.depth,
+        config.d_model
+    ));
+    terminal::note(format!(
+        "tokens      {} ({rows} x {columns} patches of {} x {} and the class token) for {:.2} s of audio",
+        1 + rows * columns,
+        config.patch_f,
+        config.patch_t,
+        recipe.front_end.window_seconds()
+    ));
+    terminal::note(format!("clips       {clips}"));
+    terminal::note(format!(
+        "plan        {}: {} epochs, batches of {}, rate {}, seed {}",
+        plan.name, plan.epochs, plan.batch, plan.rate, trainer.seed
+    ));
+}
+
+/// A recipe by name or file, or the TOML file beside a checkpoint.
+fn recipe_of(
+    named: Option<&str>,
+    checkpoint: Option<&Path>,
+) -> Result<Option<ssamba_model::Recipe>> {
+    if let Some(name) = named {
+        return ssamba_model::Recipe::find(name).map(Some);
+    }
+    let beside = checkpoint.map(|path| path.with_extension("toml")).filter(|path| path.is_file());
+    beside.map(|path| ssamba_model::Recipe::read(&path)).transpose()
+}

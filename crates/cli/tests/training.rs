@@ -1,0 +1,265 @@
+//! `train`, `eval` and `pretrain` as a user runs them, on clips of tones.
+#![cfg(feature = "train")]
+
+mod program;
+
+use std::{fs, path::Path, process::Output};
+
+use program::{ssamba_edge, stderr, stdout};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Half a second of a tone over some hiss.
+fn tone(path: &Path, hertz: f32, number: u32) {
+    let mut bytes = Vec::new();
+    let samples = 8_000_u32;
+    let chunk = |bytes: &mut Vec<u8>, name: &[u8], len: u32| {
+        bytes.extend(name);
+        bytes.extend(len.to_le_bytes());
+    };
+    chunk(&mut bytes, b"RIFF", 36 + 2 * samples);
+    bytes.extend(b"WAVE");
+    chunk(&mut bytes, b"fmt ", 16);
+    for (value, width) in [(1, 2), (1, 2), (16_000_u32, 4), (32_000, 4), (2, 2), (16, 2)] {
+        bytes.extend(&value.to_le_bytes()[..width]);
+    }
+    chunk(&mut bytes, b"data", 2 * samples);
+    for index in 0..samples {
+        let hiss = (index.wrapping_add(number * 7_919)).wrapping_mul(2_654_435_761) >> 16;
+        let phase = std::f32::consts::TAU * hertz * index as f32 / 16_000.0;
+        let value = 6_000.0 * phase.sin() + (hiss as i16 / 64) as f32;
+        bytes.extend((value as i16).to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// A folder with `clips/low` and `clips/high`, ten of each, `clips.csv`, and a recipe.
+fn workshop() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = String::from("path,label,split\n");
+    for (label, hertz) in [("low", 300.0), ("high", 3_000.0)] {
+        let clips = folder.path().join("clips").join(label);
+        fs::create_dir_all(&clips).unwrap();
+        for number in 0..10 {
+            tone(&clips.join(format!("{number}.wav")), hertz + 20.0 * number as f32, number);
+            let split = ["training", "validation", "testing"]
+                [[0, 0, 0, 0, 0, 0, 1, 1, 2, 2][number as usize]];
+            table += &format!("clips/{label}/{number}.wav,{label},{split}\n");
+        }
+    }
+    fs::write(folder.path().join("clips.csv"), table).unwrap();
+    let recipe = "frames = 48\nmean = -7.0\nstd = 4.0\nstride = [64, 8]\n";
+    fs::write(folder.path().join("micro.toml"), recipe).unwrap();
+    folder
+}
+
+const MICRO: [&str; 14] = [
+    "train",
+    "clips.csv",
+    "--from",
+    "scratch",
+    "--recipe",
+    "micro.toml",
+    "--embed-dim",
+    "16",
+    "--depth",
+    "2",
+    "--patch",
+    "64x8",
+    "--rate",
+    "0.005",
+];
+
+fn train(folder: &TempDir, more: &[&str]) -> Output {
+    ssamba_edge(folder.path(), &[&MICRO, more].concat())
+}
+
+#[track_caller]
+fn done(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    stdout(output)
+}
+
+fn read(folder: &TempDir, file: &str) -> Vec<u8> {
+    fs::read(folder.path().join(file)).unwrap()
+}
+
+#[test]
+fn what_is_trained_is_exported_and_scored() {
+    let folder = workshop();
+    let output = train(&folder, &["-o", "run", "--epochs", "12", "--batch", "6"]);
+    done(&output);
+    let words = stderr(&output);
+    assert!(words.contains("12 to learn from, 4 for validation, 2 labels"), "{words}");
+    assert!(words.contains("epoch 12/12  loss "), "{words}");
+    let lines = String::from_utf8(read(&folder, "run/metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 12);
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last["epoch"], 12);
+    assert!(last["loss"].as_f64().unwrap() > 0.0 && last["validation_loss"].is_number());
+    let page = String::from_utf8(read(&folder, "run/report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("accuracy, %"), "{page}");
+    assert!(!page.contains("NaN") && !page.contains("src="), "{page}");
+
+    let eval = |model: &str, more: &[&str]| {
+        let output =
+            ssamba_edge(folder.path(), &[&["eval", model, "clips.csv", "--json"], more].concat());
+        serde_json::from_str::<Value>(&done(&output)).unwrap()
+    };
+    let checkpoint = eval("run/best.safetensors", &["--split", "testing", "--without", "low"]);
+    assert_eq!(
+        (checkpoint["clips"].as_u64(), checkpoint["accuracy"].as_f64()),
+        (Some(4), Some(1.0))
+    );
+    assert_eq!(checkpoint["accuracy_without"], 1.0);
+    assert_eq!(checkpoint["provider"], "candle");
+    assert_eq!(checkpoint["labels"], serde_json::json!(["high", "low"]));
+
+    let export = ["export", "run/best.safetensors", "-o", "tones.onnx"];
+    done(&ssamba_edge(folder.path(), &export));
+    if cfg!(feature = "tract") {
+        let file = eval("tones.onnx", &["--provider", "tract"]);
+        assert_eq!((file["clips"].as_u64(), file["accuracy"].as_f64()), (Some(20), Some(1.0)));
+        assert_eq!(file["confusion"], serde_json::json!([[10, 0], [0, 10]]));
+    }
+    // And on from there, with the labels of a folder.
+    let output = ssamba_edge(
+        folder.path(),
+        &["train", "clips", "--from", "run/best.safetensors", "-o", "on", "--epochs", "1"],
+    );
+    done(&output);
+    assert!(stderr(&output).contains("18 to learn from, 2 for validation"), "{}", stderr(&output));
+}
+
+#[test]
+fn one_seed_gives_one_file_and_a_resumed_run_gives_it_too() {
+    let folder = workshop();
+    for (run, threads) in [("a", "1"), ("b", "2")] {
+        done(&train(&folder, &["-o", run, "--epochs", "3", "--threads", threads]));
+    }
+    done(&train(&folder, &["-o", "c", "--epochs", "3", "--seed", "2"]));
+    let file = |run: &str, name: &str| read(&folder, &format!("{run}/{name}.safetensors"));
+    for name in ["best", "last", "state"] {
+        assert!(file("a", name) == file("b", name), "{name} differs between two runs");
+        assert!(file("a", name) != file("c", name), "{name} does not depend on the seed");
+    }
+    // The state of a longer plan is not that of a shorter one.
+    let again = train(&folder, &["-o", "a", "--epochs", "3"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("add --resume"), "{}", stderr(&again));
+    let other = train(&folder, &["-o", "a", "--epochs", "4", "--resume"]);
+    assert!(stderr(&other).contains("of another plan"), "{}", stderr(&other));
+}
+
+/// The signal that Ctrl-C is.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_resume_ends_where_the_run_would_have() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+    let folder = workshop();
+    done(&train(&folder, &["-o", "whole", "--epochs", "30", "--batch", "2"]));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ssamba-edge"))
+        .args([&MICRO[..], &["-o", "cut", "--epochs", "30", "--batch", "2"]].concat())
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let second =
+        |line: &Result<String, _>| matches!(line, Ok(line) if line.starts_with("epoch 2/"));
+    assert!(lines.any(|line| second(&line)));
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest:?}");
+    assert!(rest.last().unwrap().starts_with("stopped in epoch "), "{rest:?}");
+
+    done(&train(&folder, &["-o", "cut", "--epochs", "30", "--batch", "2", "--resume"]));
+    for name in ["best.safetensors", "last.safetensors", "state.safetensors"] {
+        let whole = read(&folder, &format!("whole/{name}"));
+        assert!(read(&folder, &format!("cut/{name}")) == whole, "{name} differs");
+    }
+    let lines = |run: &str| {
+        let text = String::from_utf8(read(&folder, &format!("{run}/metrics.jsonl"))).unwrap();
+        let values = text.lines().map(|line| {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            for timing in ["seconds", "clips_per_second"] {
+                value.as_object_mut().unwrap().remove(timing);
+            }
+            value
+        });
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(lines("whole"), lines("cut"));
+}
+
+#[test]
+fn a_pretrained_encoder_is_a_start() {
+    let folder = workshop();
+    let output = ssamba_edge(
+        folder.path(),
+        &[
+            "pretrain",
+            "clips",
+            "-o",
+            "pre",
+            "--frames",
+            "48",
+            "--embed-dim",
+            "16",
+            "--depth",
+            "2",
+            "--patch",
+            "64x8",
+            "--mask",
+            "5",
+            "--cluster",
+            "1x2",
+            "--plan",
+            "cosine",
+            "--epochs",
+            "3",
+        ],
+    );
+    done(&output);
+    assert!(stderr(&output).contains("5 patches hidden"), "{}", stderr(&output));
+    let from = ["train", "clips.csv", "--from", "pre/best.safetensors", "--recipe", "micro.toml"];
+    let output =
+        ssamba_edge(folder.path(), &[&from[..], &["-o", "tuned", "--epochs", "1"]].concat());
+    done(&output);
+    let export = ["export", "pre/best.safetensors", "-o", "embed.onnx"];
+    let output = ssamba_edge(folder.path(), &export);
+    done(&output);
+    assert!(stderr(&output).contains("puts out embeddings"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_before_anything_is_written() {
+    let folder = workshop();
+    fs::write(folder.path().join("empty.csv"), "path,label,split\n").unwrap();
+    fs::write(folder.path().join("one.csv"), "path,label\nclips/low/1.wav,low\n").unwrap();
+    for (arguments, needle) in [
+        (
+            &["clips.csv", "--from", "scratch", "--plan", "best"][..],
+            "no plan `best`: expected full-band",
+        ),
+        (
+            &["clips.csv", "--from", "scratch", "--device", "cuda"],
+            "training on a GPU is not in this build",
+        ),
+        (&["empty.csv", "--from", "scratch"], "empty.csv: no clips"),
+        (&["one.csv", "--from", "scratch"], "one.csv: 1 label, expected at least two"),
+        (&["clips.csv", "--from", "clips.csv"], "clips.csv: not a checkpoint"),
+        (&["clips.csv", "--from", "scratch", "--patch", "16"], "--patch takes mel bins and frames"),
+        (&["clips.csv", "--from", "scratch", "--depth", "3"], "3 layers, an odd number"),
+        (&["clips.csv", "--from", "scratch", "--resume"], "run: no state of a run to resume"),
+    ] {
+        let output = ssamba_edge(folder.path(), &[&["train"], arguments, &["-o", "run"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(needle), "{arguments:?}: {}", stderr(&output));
+        assert!(!folder.path().join("run").exists(), "{arguments:?}");
+    }
+}
