@@ -28,8 +28,12 @@ use crate::{
     score::highest,
 };
 
-/// Clips of a part.
-const PART: usize = 4;
+/// Most clips of a part.
+const PART: usize = 8;
+
+/// Values of the widest sequence of a part. candle's sums of longer ones run on threads of its own,
+/// for which all of ours would wait, one after the other.
+const PART_VALUES: usize = 65_535;
 
 /// Purposes of random streams.
 const ORDER: u64 = 1;
@@ -156,6 +160,13 @@ impl Trainer {
         Ok(Self { network, plan, seed, progress: Progress::default(), optimizer, values, threads })
     }
 
+    /// Clips of a part, which the network alone decides: sums are the same on any machine's threads.
+    fn part(&self) -> usize {
+        let (rows, columns) = self.network.grid();
+        let values = (1 + rows * columns) * self.network.config().d_inner;
+        (PART_VALUES / values).clamp(1, PART)
+    }
+
     /// Indices of the clips of each step of the epoch under way.
     pub fn batches(&self, clips: usize) -> Vec<Vec<usize>> {
         let order = Random::new(self.seed, &[ORDER, self.progress.epoch as u64]).order(clips);
@@ -252,7 +263,7 @@ impl Trainer {
         batch: &[usize],
         objective: impl Fn(&[usize]) -> Result<Measured> + Sync,
     ) -> Result<(Vec<f32>, Sums)> {
-        let parts: Vec<&[usize]> = batch.chunks(PART).collect();
+        let parts: Vec<&[usize]> = batch.chunks(self.part()).collect();
         let total = Mutex::new(Total {
             gradients: vec![0.0; self.network.len()],
             sums: Sums::default(),
@@ -347,7 +358,7 @@ impl Trainer {
     /// Never for clips of the recipe's mel bins.
     pub fn logits(&self, clips: &[Example]) -> Result<Vec<Vec<f32>>> {
         let front_end = &self.network.recipe().front_end;
-        let parts: Vec<&[Example]> = clips.chunks(PART).collect();
+        let parts: Vec<&[Example]> = clips.chunks(self.part()).collect();
         let rows = Mutex::new(vec![Vec::new(); parts.len()]);
         in_parallel(parts.len(), self.threads, |index| {
             let fbanks: Vec<f32> = parts[index]
