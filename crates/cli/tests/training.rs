@@ -87,15 +87,15 @@ fn read(folder: &TempDir, file: &str) -> Vec<u8> {
 #[test]
 fn what_is_trained_is_exported_and_scored() {
     let folder = workshop();
-    let output = train(&folder, &["-o", "run", "--epochs", "12", "--batch", "6"]);
+    let output = train(&folder, &["-o", "run", "--epochs", "25", "--batch", "2"]);
     done(&output);
     let words = stderr(&output);
     assert!(words.contains("12 to learn from, 4 for validation, 2 labels"), "{words}");
-    assert!(words.contains("epoch 12/12  loss "), "{words}");
+    assert!(words.contains("epoch 25/25  loss "), "{words}");
     let lines = String::from_utf8(read(&folder, "run/metrics.jsonl")).unwrap();
-    assert_eq!(lines.lines().count(), 12);
+    assert_eq!(lines.lines().count(), 25);
     let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
-    assert_eq!(last["epoch"], 12);
+    assert_eq!(last["epoch"], 25);
     assert!(last["loss"].as_f64().unwrap() > 0.0 && last["validation_loss"].is_number());
     let page = String::from_utf8(read(&folder, "run/report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("accuracy, %"), "{page}");
@@ -106,16 +106,17 @@ fn what_is_trained_is_exported_and_scored() {
             ssamba_edge(folder.path(), &[&["eval", model, "clips.csv", "--json"], more].concat());
         serde_json::from_str::<Value>(&done(&output)).unwrap()
     };
-    let checkpoint = eval("run/best.safetensors", &["--split", "testing", "--without", "low"]);
+    let checkpoint = eval("run/last.safetensors", &["--split", "testing", "--without", "low"]);
     assert_eq!(
         (checkpoint["clips"].as_u64(), checkpoint["accuracy"].as_f64()),
-        (Some(4), Some(1.0))
+        (Some(4), Some(1.0)),
+        "{words}\n{checkpoint}"
     );
     assert_eq!(checkpoint["accuracy_without"], 1.0);
     assert_eq!(checkpoint["provider"], "candle");
     assert_eq!(checkpoint["labels"], serde_json::json!(["high", "low"]));
 
-    let export = ["export", "run/best.safetensors", "-o", "tones.onnx"];
+    let export = ["export", "run/last.safetensors", "-o", "tones.onnx"];
     done(&ssamba_edge(folder.path(), &export));
     if cfg!(feature = "tract") {
         let file = eval("tones.onnx", &["--provider", "tract"]);

@@ -6,6 +6,7 @@ use std::{
 };
 
 /// A file of the bundled keyword model.
+#[allow(dead_code, reason = "not every test of the program takes it")]
 pub fn zoo(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "..", "models", "zoo", "kws12", file].iter().collect()
 }
