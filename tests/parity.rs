@@ -123,6 +123,7 @@ fn the_bundled_keyword_model() {
     let (checkpoint, recipe) = kws12().unwrap();
     for (what, options) in [
         ("kws12", Options { embedding: true, ..Options::default() }),
+        ("kws12 for a GPU", Options { gpu: true, ..Options::default() }),
         ("kws12 layer by layer", Options { pair_fusion: false, ..Options::default() }),
         ("kws12 in chunks", Options { embedding: true, ..CHUNKS }),
         ("kws12 layers in chunks", Options { pair_fusion: false, ..CHUNKS }),

@@ -61,6 +61,9 @@ pub struct Args {
     /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// Lay `fp32` out for a GPU, which then takes less memory, and a CPU more time; `fp16` always is.
+    #[arg(long)]
+    gpu: bool,
 }
 
 /// [`ssamba_onnx::Attention`] on the command line.
@@ -207,6 +210,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         precision: args.precision.into(),
         lowering: args.lowering.into(),
         batch: args.batch.map(|batch| batch as usize),
+        gpu: args.gpu,
     };
     let name = args.name.as_deref();
     let (checkpoint, output) = (&args.checkpoint, &args.output);
