@@ -159,7 +159,9 @@ pub fn export_selected(
     let mut g = GraphBuilder::new(Constants::Initializers);
     if options.precision == Precision::I8 {
         if options.gpu {
-            bail!("a file in int8 is for CPUs, and cannot be laid out for a GPU: export one or the other");
+            bail!(
+                "a file in int8 is for CPUs, and cannot be laid out for a GPU: export one or the other"
+            );
         }
         if options.lowering == Lowering::Chunk {
             bail!(

@@ -87,7 +87,6 @@ impl Drop for OfferedArena<'_> {
     }
 }
 
-
 /// Bytes of an arena of device memory that tensors are in, weights among them. What the arena holds on
 /// top, for later or in pieces that nothing fits, is not counted; neither is what lies outside it, such
 /// as code.

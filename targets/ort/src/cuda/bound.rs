@@ -21,7 +21,8 @@ pub(crate) fn allocator(graph: &Graph, number: u32) -> Result<Allocator> {
 /// The memory of the device of that number.
 pub(crate) fn device_memory(number: u32) -> Result<MemoryInfo<'static>> {
     let kind = (AllocatorType::Device, MemoryType::Default);
-    MemoryInfo::new(AllocationDevice::CUDA, i32::try_from(number)?, kind.0, kind.1).map_err(readable)
+    MemoryInfo::new(AllocationDevice::CUDA, i32::try_from(number)?, kind.0, kind.1)
+        .map_err(readable)
 }
 
 /// A session's input and outputs for one batch.
