@@ -32,6 +32,7 @@ const CHUNKS: Options = Options {
     precision: Precision::F32,
     lowering: Lowering::Chunk,
     batch: None,
+    gpu: false,
 };
 
 /// Element type and axes of a value; a free axis has no size.

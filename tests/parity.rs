@@ -26,6 +26,7 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     precision: Precision::F32,
+    gpu: false,
 };
 
 /// Deterministic input of the shape that the model takes.
