@@ -14,7 +14,7 @@ use onnx_protobuf::{
     tensor_shape_proto::dimension, type_proto,
 };
 use protobuf::Message;
-use ssamba_contract::{Card, Lowering, Tensor};
+use ssamba_contract::{Card, Input, Lowering, Tensor};
 use ssamba_model::{Checkpoint, NormKind, Recipe};
 use ssamba_onnx::{Options, Precision, chunk_model};
 use ssamba_tests::{
@@ -32,6 +32,7 @@ const CHUNKS: Options = Options {
     precision: Precision::F32,
     lowering: Lowering::Chunk,
     batch: None,
+    input: Input::Fbank,
 };
 
 /// Element type and axes of a value; a free axis has no size.

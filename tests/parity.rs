@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use ssamba_contract::{
-    Lowering, Session, Tensor,
+    Input, Lowering, Session, Tensor,
     io::{EMBEDDING, LOGITS},
 };
 use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
@@ -25,6 +25,7 @@ const CHUNKS: Options = Options {
     attention: None,
     lowering: Lowering::Chunk,
     batch: None,
+    input: Input::Fbank,
     precision: Precision::F32,
 };
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ssamba_contract::{Card, FrontEnd, Lowering, Order, Precision, Scores, Session, Tensor};
+use ssamba_contract::{Card, FrontEnd, Input, Lowering, Order, Precision, Scores, Session, Tensor};
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::{Network, Options, Weights, card, export};
 use tempfile::TempDir;
@@ -104,6 +104,7 @@ pub fn no_card() -> Card {
         precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
+        input: Input::Fbank,
     }
 }
 

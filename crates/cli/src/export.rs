@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{ValueEnum, builder::PossibleValue};
 use indicatif::{ProgressBar, ProgressStyle};
-use ssamba_contract::Lowering;
+use ssamba_contract::{Input, Lowering};
 use ssamba_model_common::Head;
 use ssamba_onnx::Architecture;
 
@@ -58,6 +58,9 @@ pub struct Args {
     /// How convolutions and recurrences are written.
     #[arg(long, value_enum, default_value = "function")]
     lowering: Form,
+    /// What the file takes.
+    #[arg(long, value_enum, default_value = "fbank")]
+    frontend: Frontend,
     /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
@@ -117,6 +120,24 @@ impl From<Form> for Lowering {
         match form {
             Form::Function => Self::Function,
             Form::Chunk => Self::Chunk,
+        }
+    }
+}
+
+/// [`Input`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Frontend {
+    /// Log-mel filter banks, which the caller computes.
+    Fbank,
+    /// Samples: the front end is in the file, which puts out scores beside the logits.
+    Waveform,
+}
+
+impl From<Frontend> for Input {
+    fn from(frontend: Frontend) -> Self {
+        match frontend {
+            Frontend::Fbank => Self::Fbank,
+            Frontend::Waveform => Self::Waveform,
         }
     }
 }
@@ -207,6 +228,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         precision: args.precision.into(),
         lowering: args.lowering.into(),
         batch: args.batch.map(|batch| batch as usize),
+        input: args.frontend.into(),
     };
     let name = args.name.as_deref();
     let (checkpoint, output) = (&args.checkpoint, &args.output);
@@ -249,6 +271,11 @@ pub fn run(args: &Args) -> Result<Answer> {
         network.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    let input = match options.input {
+        Input::Fbank => "filter banks, `fbank`",
+        Input::Waveform => "samples, `waveform`: the front end is inside",
+    };
+    terminal::note(format!("takes       {input}"));
     terminal::note(format!("precision   {}", options.precision));
     let form = args.lowering.to_possible_value();
     terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));

@@ -1,6 +1,7 @@
 //! `ssamba-edge run`: what a model hears in audio files.
 
 use std::{
+    collections::HashSet,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -11,13 +12,12 @@ use ssamba_contract::{
     Card, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
 };
-use ssamba_features::Extractor;
 
 #[cfg(feature = "ort")]
 use crate::placement::{self, Required};
 use crate::{
     Answer, audio,
-    listen::{Clip, Heard, Score, hear, prepare, top},
+    listen::{Clip, Heard, Reader, Score, hear, top},
     provider::{Provider, RuntimeArgs},
     terminal,
 };
@@ -76,16 +76,13 @@ pub fn run(args: &Args) -> Result<Answer> {
     args.runtime.check(&[args.provider])?;
     let Some(mut session) = open(args)? else { return Ok(Answer::No) };
     let together = together(args, session.card(), files.len())?;
-    let mut extractor = Extractor::new(&session.card().front_end)?;
-    // The first run of a shape plans it; what is timed below is the network.
-    let front_end = &session.card().front_end;
-    let shape = [together, front_end.n_frames, front_end.n_mels];
-    session.run(&Tensor::new(shape, vec![0.0; shape.iter().product()])?)?;
+    let mut reader = Reader::new(session.card())?;
+    let mut planned = HashSet::new();
     let mut failed = false;
     for files_together in files.chunks(together) {
         let mut clips = Vec::with_capacity(together);
         for file in files_together {
-            match prepare(file, &mut extractor) {
+            match reader.read(file) {
                 Ok(clip) => clips.push((file, clip)),
                 // One bad file among many does not keep the others from being heard.
                 Err(error) if files.len() > 1 => {
@@ -95,10 +92,20 @@ pub fn run(args: &Args) -> Result<Answer> {
                 Err(error) => return Err(error),
             }
         }
-        let heard =
-            hear(session.as_mut(), &clips.iter().map(|(_, clip)| clip).collect::<Vec<_>>())?;
-        for ((file, clip), heard) in clips.iter().zip(&heard) {
-            print(args, session.as_ref(), file, clip, heard)?;
+        // Clips of a file with the front end inside are as long as they are.
+        for alike in clips.chunk_by(|(_, a), (_, b)| a.input.shape() == b.input.shape()) {
+            let clips: Vec<&Clip> = alike.iter().map(|(_, clip)| clip).collect();
+            let mut shape = clips[0].input.shape().to_vec();
+            shape[0] = session.card().batch.unwrap_or(clips.len());
+            // The first run of a shape plans it; what is timed is the network.
+            if planned.insert(shape.clone()) {
+                let zeros = vec![0.0; shape.iter().product()];
+                session.run(&Tensor::new(shape, zeros)?)?;
+            }
+            let heard = hear(session.as_mut(), &clips)?;
+            for ((file, clip), heard) in alike.iter().zip(&heard) {
+                print(args, session.as_ref(), file, clip, heard)?;
+            }
         }
     }
     Ok(if failed { Answer::Failed } else { Answer::Yes })

@@ -18,6 +18,6 @@ pub mod op;
 pub mod session;
 
 pub use card::{Card, CardError, Lowering, Precision, Scores};
-pub use front_end::{FrontEnd, Order};
+pub use front_end::{FrontEnd, Input, Order};
 pub use io::{Tensor, TensorError};
 pub use session::{Outputs, Session, default_threads};

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 use anyhow::{Result, anyhow, bail};
 use ssamba_contract::{
     Card, Precision,
-    io::FBANK,
     op::{DOMAIN, VERSION, contrib},
 };
 use tract_onnx::{
@@ -68,8 +67,9 @@ fn card(proto: &ModelProto) -> Result<Card> {
 fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
     let names: Vec<&str> =
         model.inputs.iter().map(|input| model.nodes[input.node].name.as_str()).collect();
-    if names != [FBANK] {
-        bail!("the graph takes the inputs {names:?}, expected `{FBANK}` alone");
+    let input = card.input_name();
+    if names != [input] {
+        bail!("the graph takes the inputs {names:?}, expected `{input}` alone");
     }
     let fact = model.input_fact(0)?;
     let sizes: Vec<Option<usize>> = fact
@@ -77,7 +77,7 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
         .dims()
         .map(|size| size.concretize().and_then(|size| size.to_usize().ok()))
         .collect();
-    let expected = [card.batch, Some(card.front_end.n_frames), Some(card.front_end.n_mels)];
+    let expected = card.input_axes();
     let fits = sizes.len() == expected.len()
         && sizes
             .iter()
@@ -85,7 +85,7 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
             .all(|(&got, expected)| got.is_none() || expected.is_none() || got == expected);
     if !fits || fact.datum_type.concretize() != Some(f32::datum_type()) {
         bail!(
-            "the graph's `{FBANK}` is {fact:?}, but its card says f32 of shape {}",
+            "the graph's `{input}` is {fact:?}, but its card says f32 of shape {}",
             card.input_shape()
         );
     }

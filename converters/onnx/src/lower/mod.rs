@@ -4,6 +4,7 @@
 
 pub(crate) mod block;
 pub(crate) mod chunk;
+pub(crate) mod front_end;
 pub(crate) mod head;
 pub(crate) mod matrix;
 pub(crate) mod mixer;
