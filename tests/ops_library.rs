@@ -11,10 +11,15 @@ use ssamba_tests::{
     suite::{Exported, kws12},
 };
 
-/// The shared library that cargo built with this test, beside it.
+/// The shared library that cargo built with this test, beside it, unless `SSAMBA_OPS_LIBRARY` names
+/// another.
 fn library() -> PathBuf {
+    if let Some(named) = std::env::var_os("SSAMBA_OPS_LIBRARY") {
+        return named.into();
+    }
     let test = std::env::current_exe().unwrap();
-    let name = format!("{}ssamba_ops{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let name =
+        format!("{}ssamba_ops{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = test.with_file_name(name);
     assert!(library.exists(), "cargo builds `{}` with the crate", library.display());
     library
@@ -41,7 +46,7 @@ fn tiny() -> (Checkpoint, Recipe) {
 
 /// A node for each of the pairs instead of the loop of the function bodies, and the same numbers.
 fn check((checkpoint, recipe): (Checkpoint, Recipe), options: &Options, tolerance: f64) {
-    let pairs = ssamba_onnx::Weights::load(&checkpoint, None).unwrap().depth() / 2;
+    let pairs = ssamba_onnx::Weights::load(&checkpoint, None).unwrap().sizes().depth / 2;
     let exported = Exported::new(&checkpoint, recipe, options).unwrap();
     let report = report(&exported.path(), 0);
     println!("{report}");
@@ -71,7 +76,8 @@ fn half_precision_is_in_the_library_too() {
 #[test]
 #[ignore = "a measurement"]
 fn how_much_faster_the_kernels_are() {
-    for (name, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny, 145 tokens", tiny())] {
+    for (name, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny, 145 tokens", tiny())]
+    {
         let exported = Exported::new(&checkpoint, recipe, &Options::default()).unwrap();
         let report = report(&exported.path(), 40);
         let number = |name: &str| report[name].as_f64().unwrap();

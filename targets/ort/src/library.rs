@@ -169,9 +169,7 @@ fn open(path: PathBuf, origin: Origin) -> Result<Library> {
 pub(crate) fn check_version(version: &str) -> Result<()> {
     let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     if minor.is_none_or(|minor| minor < OLDEST_MINOR) {
-        bail!(
-            "it is version {version}, expected 1.{OLDEST_MINOR} or newer: {INSTALL} --upgrade"
-        );
+        bail!("it is version {version}, expected 1.{OLDEST_MINOR} or newer: {INSTALL} --upgrade");
     }
     Ok(())
 }
