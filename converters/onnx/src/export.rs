@@ -114,7 +114,7 @@ fn ssamba(
     let results = head(g, &encoder, &rho, k)?;
     let functions = match options.lowering {
         Lowering::Function => vec![conv.function(), scan.function()],
-        Lowering::Chunk => Vec::new(),
+        _ => Vec::new(),
     };
     Ok((results, functions))
 }
@@ -152,10 +152,14 @@ pub fn export_selected(
 ) -> Result<Quantized> {
     let mut g = GraphBuilder::new(Constants::Initializers);
     if options.precision == Precision::I8 {
-        if options.lowering == Lowering::Chunk {
-            bail!(
+        match options.lowering {
+            Lowering::Chunk => bail!(
                 "files of chunks are for TensorRT, which has no products in int8: export one or the other"
-            );
+            ),
+            Lowering::LinearAttention => bail!(
+                "`linear-attention` is for GPUs, and int8 for CPUs: export one or the other"
+            ),
+            _ => {}
         }
         g.quantizer = Quantizer::new(selection);
     }

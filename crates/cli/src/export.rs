@@ -111,15 +111,24 @@ impl From<Precision> for ssamba_onnx::Precision {
 enum Form {
     /// Nodes of our operators that carry function bodies: for every runtime that knows functions.
     Function,
+    /// Standard operators alone, no functions: a loop over the tokens.
+    Scan,
+    /// The same, a loop over blocks of 16 tokens: for tract without our operators.
+    ScanBlock,
     /// Standard operators alone, no functions, no control flow: for TensorRT without a plug-in.
     Chunk,
+    /// ONNX Runtime's `LinearAttention`: for its WebGPU, and its CUDA without our library.
+    LinearAttention,
 }
 
 impl From<Form> for Lowering {
     fn from(form: Form) -> Self {
         match form {
             Form::Function => Self::Function,
+            Form::Scan => Self::Scan,
+            Form::ScanBlock => Self::ScanBlock,
             Form::Chunk => Self::Chunk,
+            Form::LinearAttention => Self::LinearAttention,
         }
     }
 }

@@ -47,8 +47,20 @@ pub enum Lowering {
     /// Nodes of our operators, each with a function body in standard ones.
     #[default]
     Function,
+    /// Standard operators alone, without functions; one `Scan` over the tokens.
+    Scan,
+    /// The same over blocks of tokens.
+    ScanBlock,
     /// Standard operators alone, without functions or control flow.
     Chunk,
+    /// The recurrence as nodes of ONNX Runtime's `LinearAttention`, the rest in standard operators.
+    LinearAttention,
+}
+
+impl fmt::Display for Lowering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&unquoted(self))
+    }
 }
 
 /// Type of the values that flow through the layers, and of the matrices they are multiplied by.
