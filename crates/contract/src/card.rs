@@ -307,6 +307,25 @@ impl Card {
         Tensor::new(logits.shape(), rows.collect())
     }
 
+    /// Why tract cannot run the file, if the card tells.
+    pub fn beyond_tract(&self) -> Option<&'static str> {
+        match (self.precision, self.lowering) {
+            (Precision::F16, _) => Some(
+                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or \
+                 export with --precision fp32",
+            ),
+            (_, Lowering::Scan) => Some(
+                "it loops over single tokens (--lowering scan), which tract's optimiser does not \
+                 finish: run it in ONNX Runtime, or export with --lowering scan-block",
+            ),
+            (_, Lowering::LinearAttention) => Some(
+                "its recurrence is `com.microsoft::LinearAttention`, which ONNX Runtime alone has: \
+                 run it there, or export with --lowering scan-block",
+            ),
+            _ => None,
+        }
+    }
+
     /// Label of class `index`; a class without a label is called by its number.
     pub fn label(&self, index: usize) -> String {
         self.labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"))

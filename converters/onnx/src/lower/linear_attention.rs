@@ -64,7 +64,10 @@ impl Segments {
             let inputs = [&query, &key, &value, &state, &decays];
             let outputs = g.node_in(domain, op, &inputs, &attributes, 2);
             // Nobody but ONNX Runtime could infer them.
-            g.declare(&outputs[0], &[Axis::Unknown, Axis::Fixed(len as usize), Axis::Fixed(d_inner)]);
+            g.declare(
+                &outputs[0],
+                &[Axis::Unknown, Axis::Fixed(len as usize), Axis::Fixed(d_inner)],
+            );
             let sizes = [d_inner, d_state, 1].map(Axis::Fixed);
             g.declare(&outputs[1], &[&[Axis::Unknown], &sizes[..]].concat());
             ys.push(g.reshape(&outputs[0], &[-1, streams, len, wide]));

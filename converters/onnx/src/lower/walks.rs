@@ -92,8 +92,7 @@ pub(crate) fn mixers(
     let there = mixers.iter().map(|mixer| mixer.streams()[0]);
     let back = mixers.iter().map(|mixer| mixer.streams()[1]);
     let streams: Vec<&StreamWeights> = there.chain(back).collect();
-    let walks =
-        Walks { streams: streams.len(), d_inner: config.d_inner, d_state: config.d_state };
+    let walks = Walks { streams: streams.len(), d_inner: config.d_inner, d_state: config.d_state };
     let seq_len = encoder.model.seq_len();
     let form = Form::new(encoder.lowering, walks, seq_len);
     let lengths = Lengths { seq_len, padded: form.padded() };
@@ -206,7 +205,13 @@ fn combine(
 }
 
 /// Entries `start..end` of `axis`.
-pub(crate) fn slice(g: &mut GraphBuilder, x: &Value, axis: usize, start: usize, end: usize) -> Value {
+pub(crate) fn slice(
+    g: &mut GraphBuilder,
+    x: &Value,
+    axis: usize,
+    start: usize,
+    end: usize,
+) -> Value {
     let [start, end, axis] = [start, end, axis].map(|value| g.integers(&[value as i64]));
     g.node("Slice", &[x, &start, &end, &axis], &[])
 }
