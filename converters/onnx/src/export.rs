@@ -9,7 +9,7 @@ use ssamba_contract::{
     Card, Input, Lowering, Scores,
     io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS, SAMPLES, SCORES, WAVEFORM},
 };
-use ssamba_model::{Head, Model, head::SECONDS};
+use ssamba_model::{Config, Head, Model, head::SECONDS};
 
 use crate::{
     Attention, Network, Precision,
@@ -20,10 +20,12 @@ use crate::{
         block::Encoder,
         front_end::front_end,
         head::{Results, head},
+        linear_attention,
         patch_embed::patch_embed,
         ssast,
     },
     quantize::{Layer, Quantizer, Selection},
+    shapes::{self, Limit},
 };
 
 /// What can be chosen about an export.
@@ -114,7 +116,7 @@ fn ssamba(
     let results = head(g, &encoder, &rho, k)?;
     let functions = match options.lowering {
         Lowering::Function => vec![conv.function(), scan.function()],
-        Lowering::Chunk => Vec::new(),
+        _ => Vec::new(),
     };
     Ok((results, functions))
 }
@@ -152,10 +154,14 @@ pub fn export_selected(
 ) -> Result<Quantized> {
     let mut g = GraphBuilder::new(Constants::Initializers);
     if options.precision == Precision::I8 {
-        if options.lowering == Lowering::Chunk {
-            bail!(
+        match options.lowering {
+            Lowering::Chunk => bail!(
                 "files of chunks are for TensorRT, which has no products in int8: export one or the other"
-            );
+            ),
+            Lowering::LinearAttention => {
+                bail!("`linear-attention` is for GPUs, and int8 for CPUs: export one or the other")
+            }
+            _ => {}
         }
         g.quantizer = Quantizer::new(selection);
     }
@@ -187,6 +193,11 @@ pub fn export_selected(
         output,
         ..g.into_graph()
     };
+    if let Network::Ssamba(model) = network {
+        let one = Card { batch: None, ..card.clone() };
+        let inputs = [(card.input_name(), one.window_shape(1))];
+        shapes::check(&graph, &functions, &inputs, limit(model, lowering))?;
+    }
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
@@ -196,6 +207,18 @@ pub fn export_selected(
     };
     let bytes = proto.write_to_bytes().context("the file cannot be serialised")?;
     Ok(Quantized { bytes, layers })
+}
+
+/// What no value of a file may hold.
+fn limit(model: &Model, lowering: Lowering) -> Limit {
+    let config = &model.weights().config;
+    let allowed = match lowering {
+        // The operator asks for every decay, and gets as many as can be bound.
+        Lowering::LinearAttention => linear_attention::BINDING / size_of::<f32>(),
+        _ => 0,
+    };
+    let &Config { d_inner, d_state, .. } = config;
+    Limit { seq_len: model.seq_len(), d_inner, d_state, allowed }
 }
 
 /// Free axes are the batch and, of a waveform, the samples.

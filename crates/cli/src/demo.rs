@@ -59,8 +59,8 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
     let clips: Vec<PathBuf> = BUNDLED[2..].iter().map(|(name, _)| folder.join(name)).collect();
 
     let recipe = RecipeArgs::default();
-    let options = ssamba_onnx::Options::default();
-    let Exported { source, bytes, .. } = export(&checkpoint, &file, &recipe, None, &options, None)?;
+    let Exported { source, bytes, .. } =
+        export(&checkpoint, &file, &recipe, None, |_| Default::default(), None)?;
     terminal::note(format!(
         "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
         source.network.parameters(),

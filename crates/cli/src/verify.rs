@@ -112,10 +112,10 @@ pub fn open(
             // What is not here is skipped, and said; what is here has to work.
             match provider.absent(args) {
                 Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
-                None if provider == Provider::Tract && in_half_precision(model) => {
-                    missing.push("tract: it does not run files in half precision".into());
-                }
-                None => sessions.push(provider.open(model, args)?),
+                None => match beyond(provider, model) {
+                    Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
+                    None => sessions.push(provider.open(model, args)?),
+                },
             }
         }
     }
@@ -125,10 +125,12 @@ pub fn open(
     Ok((sessions, missing))
 }
 
-fn in_half_precision(model: &Path) -> bool {
+/// Why this provider is not for files of this kind.
+fn beyond(provider: Provider, model: &Path) -> Option<&'static str> {
     // What cannot be read is for the runtimes to say.
-    let card = ssamba_onnx::inspect(model).map(|file| Card::from_metadata(&file.metadata));
-    matches!(card, Ok(Ok(card)) if card.precision == Precision::F16)
+    let file = ssamba_onnx::inspect(model).ok()?;
+    let card = Card::from_metadata(&file.metadata).ok()?;
+    card.beyond_tract().filter(|_| provider == Provider::Tract)
 }
 
 /// Whether the file says that it came from this checkpoint and this recipe.

@@ -47,8 +47,20 @@ pub enum Lowering {
     /// Nodes of our operators, each with a function body in standard ones.
     #[default]
     Function,
+    /// Standard operators alone, without functions; one `Scan` over the tokens.
+    Scan,
+    /// The same over blocks of tokens.
+    ScanBlock,
     /// Standard operators alone, without functions or control flow.
     Chunk,
+    /// The recurrence as nodes of ONNX Runtime's `LinearAttention`, the rest in standard operators.
+    LinearAttention,
+}
+
+impl fmt::Display for Lowering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&unquoted(self))
+    }
 }
 
 /// Type of the values that flow through the layers, and of the matrices they are multiplied by.
@@ -293,6 +305,25 @@ impl Card {
         let width = logits.shape().last().copied().unwrap_or(1).max(1);
         let rows = logits.data().chunks(width).flat_map(|row| self.scores.apply(row));
         Tensor::new(logits.shape(), rows.collect())
+    }
+
+    /// Why tract cannot run the file, if the card tells.
+    pub fn beyond_tract(&self) -> Option<&'static str> {
+        match (self.precision, self.lowering) {
+            (Precision::F16, _) => Some(
+                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or \
+                 export with --precision fp32",
+            ),
+            (_, Lowering::Scan) => Some(
+                "it loops over single tokens (--lowering scan), which tract's optimiser does not \
+                 finish: run it in ONNX Runtime, or export with --lowering scan-block",
+            ),
+            (_, Lowering::LinearAttention) => Some(
+                "its recurrence is `com.microsoft::LinearAttention`, which ONNX Runtime alone has: \
+                 run it there, or export with --lowering scan-block",
+            ),
+            _ => None,
+        }
     }
 
     /// Label of class `index`; a class without a label is called by its number.

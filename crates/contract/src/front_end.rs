@@ -1,5 +1,7 @@
 //! How a waveform becomes the input of a graph.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Order of the last two steps of the front end; upstream has both.
@@ -22,6 +24,15 @@ pub enum Input {
     Fbank,
     /// Samples: the front end is in the graph.
     Waveform,
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fbank => "fbank",
+            Self::Waveform => "waveform",
+        })
+    }
 }
 
 /// Length of a frame in ms, 400 samples at 16 kHz (torchaudio 2.6 `compliance/kaldi.py:514-540`).

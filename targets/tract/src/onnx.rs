@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use anyhow::{Result, anyhow, bail};
 use ssamba_contract::{
-    Card, Precision,
+    Card,
     op::{DOMAIN, VERSION, contrib},
 };
 use tract_onnx::{
@@ -31,6 +31,10 @@ pub(crate) fn read(
     if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
         bail!("its operators are of version {}, this program has {VERSION}", opset.version);
     }
+    let card = card(&proto)?;
+    if let Some(reason) = card.beyond_tract() {
+        bail!(reason);
+    }
     // By domain: tract looks nodes up by type alone.
     let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
     if let Some(node) = nodes.find(|node| node.domain == contrib::DOMAIN) {
@@ -38,13 +42,6 @@ pub(crate) fn read(
             "it holds `{}::{}`, which ONNX Runtime alone has: run it there, or export with plain attention",
             node.domain,
             node.op_type
-        );
-    }
-    let card = card(&proto)?;
-    if card.precision == Precision::F16 {
-        bail!(
-            "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or export with \
-             --precision fp32"
         );
     }
     let outputs =

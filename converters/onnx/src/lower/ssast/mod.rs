@@ -26,10 +26,11 @@ pub(crate) fn lower(
     options: &Options,
     fbank: &Value,
 ) -> Result<Results> {
-    if options.lowering == Lowering::Chunk {
+    if options.lowering != Lowering::Function {
         bail!(
-            "SSAST has no recurrence to lower in chunks, leave the lowering out: \
-             with plain attention its file holds standard operators alone"
+            "SSAST has no recurrence to lower as `{}`, leave the lowering out: with plain attention \
+             its file holds standard operators alone",
+            options.lowering
         );
     }
     let (form, precision) = (options.attention.unwrap_or_default(), values(options));
