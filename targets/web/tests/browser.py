@@ -6,12 +6,13 @@ import http.server
 import json
 import os
 import shutil
-import subprocess
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # WebDriver's name of the key that holds an element's reference.
@@ -24,12 +25,17 @@ def chromium():
 
 
 class Server:
-    """Serves `folder` on the loopback device; `requests` are the paths asked for so far."""
+    """Serves `folder` on the loopback device, and the folder `cases` under that name; `requests` are the paths asked for."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, cases=None):
         self.requests = requests = []
 
         class Handler(http.server.SimpleHTTPRequestHandler):
+            def translate_path(self, path):
+                if cases and path.startswith("/cases/"):
+                    return str(Path(cases) / Path(path).name)
+                return super().translate_path(path)
+
             def log_request(self, code="-", size="-"):
                 requests.append(self.path)
 
