@@ -173,7 +173,7 @@ async function follow(open) {
 async function stopListening() {
   const open = microphone;
   microphone = undefined;
-  page.listen.setAttribute("aria-pressed", "false");
+  page.listen.classList.remove("on");
   page.listen.textContent = "Listen";
   await open?.close();
 }
@@ -185,7 +185,7 @@ async function startListening() {
   } finally {
     page.listen.disabled = false;
   }
-  page.listen.setAttribute("aria-pressed", "true");
+  page.listen.classList.add("on");
   page.listen.textContent = "Stop";
   // Not awaited by the press: it runs until the next one.
   attempt(() => follow(microphone));

@@ -9,8 +9,8 @@
  *
  *     OrtStatus *status = RegisterCustomOps(options, OrtGetApiBase());
  *
- * The library must stay loaded as long as the process lives: ONNX Runtime keeps pointers into it. It takes
- * one ONNX Runtime a process; a second one gets an error.
+ * It takes one ONNX Runtime a process; a second one gets an error. On Linux and Android the library stays loaded
+ * when it is closed; elsewhere do not close it while a session lives.
  */
 
 #ifndef SSAMBA_OPS_H
