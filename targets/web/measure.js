@@ -1,34 +1,32 @@
-// Exported files in onnxruntime-web, held against reference outputs: the columns of a table that Node and a browser fill.
+// Exported files in onnxruntime-web, held against reference outputs: columns of the table of tests/benches/matrix.rs, which
+// says what `cases.json` and a column are.
 
-/**
- * Runs every case and returns one row each: `{ model, max_abs_error, ms }`, or `{ model, refused }` with the reason.
- * `cases` is the content of `cases.json`: `[{ model, input: { name, shape, file }, logits: { file } }]`, files being raw
- * little-endian float32. `load` returns the bytes of a file of that folder; ms is the fastest of `runs`.
- */
-export async function measure(ort, cases, load, runs) {
+/** A column. `load` gives the bytes of a file of the folder of cases; ms is the fastest of `runs`. */
+export async function measure(ort, runtime, load, runs) {
   ort.env.wasm.numThreads = 1;
-  const floats = async (file) => new Float32Array((await load(file)).slice().buffer);
-  const rows = [];
-  for (const { model, input, logits } of cases) {
+  ort.env.logLevel = "error";
+  const cases = JSON.parse(new TextDecoder().decode(await load("cases.json")));
+  const cells = [];
+  for (const { name, file, input, shape, data, logits } of cases) {
     try {
-      const session = await ort.InferenceSession.create(await load(model));
-      const feeds = { [input.name]: new ort.Tensor(await floats(input.file), input.shape) };
-      const expected = await floats(logits.file);
+      const session = await ort.InferenceSession.create(await load(file));
+      const values = new Float32Array((await load(data)).slice().buffer);
+      const feeds = { [input]: new ort.Tensor(values, shape) };
       const got = (await session.run(feeds)).logits.data;
-      if (got.length !== expected.length) throw new Error(`${got.length} logits, expected ${expected.length}`);
-      const max_abs_error = expected.reduce((worst, value, i) => Math.max(worst, Math.abs(value - got[i])), 0);
+      if (got.length !== logits.length) throw new Error(`${got.length} logits, expected ${logits.length}`);
       if (!got.every(Number.isFinite)) throw new Error("logits that are not finite");
+      const max_abs_error = logits.reduce((worst, value, i) => Math.max(worst, Math.abs(value - got[i])), 0);
       let ms = Infinity;
       for (let run = 0; run < runs; run++) {
         const start = performance.now();
         await session.run(feeds);
         ms = Math.min(ms, performance.now() - start);
       }
-      rows.push({ model, max_abs_error, ms });
+      cells.push({ case: name, max_abs_error, ms });
       await session.release();
     } catch (error) {
-      rows.push({ model, refused: String(error.message ?? error) });
+      cells.push({ case: name, reason: String(error.message ?? error) });
     }
   }
-  return rows;
+  return { runtime: `onnxruntime-web ${ort.env.versions.web} in ${runtime}`, cells };
 }

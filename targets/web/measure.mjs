@@ -7,6 +7,5 @@ import { measure } from "./measure.js";
 
 const [folder, runs = "5"] = process.argv.slice(2);
 const load = async (file) => new Uint8Array(readFileSync(join(folder, file)));
-const cases = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8"));
-const rows = await measure(ort, cases, load, Number(runs));
-console.log(JSON.stringify({ runtime: `onnxruntime-web ${ort.env.versions.web}, wasm, 1 thread, Node ${process.versions.node}`, rows }));
+const column = await measure(ort, `Node ${process.versions.node.split(".")[0]}`, load, Number(runs));
+console.log(JSON.stringify(column));

@@ -1,7 +1,8 @@
-"""Fills the columns of Node and Chromium for a folder of exported files, see `measure.js` for what it holds.
+"""Adds the columns of Node and Chromium to what `cargo bench --workspace --bench matrix` has measured.
 
 Usage: python3 measure.py PAGE FOLDER [RUNS]
-PAGE is the assembled folder. Prints JSON: for each of `node` and `chromium` the runtime and its rows, or why it was left out.
+PAGE is the assembled page, FOLDER holds the cases, target/matrix. Writes FOLDER/results/node.json and chromium.json; one whose
+program is missing is left out, and that is said.
 """
 
 import json
@@ -14,8 +15,9 @@ from browser import Browser, Server, chromium
 
 
 def node(page, folder, runs):
+    """The column of Node, or None."""
     if not shutil.which("node"):
-        return {"left_out": "no node on the path"}
+        return None
     done = subprocess.run(
         ["node", page / "measure.mjs", folder, str(runs)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -23,8 +25,9 @@ def node(page, folder, runs):
 
 
 def browser(page, folder, runs):
+    """The column of Chromium, or None."""
     if not (chromium() and shutil.which("chromedriver")):
-        return {"left_out": "no chromium with chromedriver on the path"}
+        return None
     server = Server(page, cases=folder)
     window = Browser()
     try:
@@ -39,8 +42,16 @@ def browser(page, folder, runs):
 def main():
     page, folder = (Path(path).absolute() for path in sys.argv[1:3])
     runs = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    json.dump({"node": node(page, folder, runs), "chromium": browser(page, folder, runs)}, sys.stdout, indent=1)
-    print()
+    for name, measured in ("node", node), ("chromium", browser):
+        column = measured(page, folder, runs)
+        if column is None:
+            print(f"{name}: left out, it is not on the path", file=sys.stderr)
+        elif "failed" in column:
+            sys.exit(f"{name}: {column['failed']}")
+        else:
+            results = folder / "results"
+            results.mkdir(exist_ok=True)
+            (results / f"{name}.json").write_text(json.dumps(column, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,19 @@
 use std::f64::consts::TAU;
 
 use anyhow::Result;
+use onnx_protobuf::GraphProto;
+use protobuf::Message;
 use ssamba_contract::{
     FrontEnd, Order, Precision,
     front_end::{frame_length, frame_shift},
+    io::{BATCH, FBANK, SAMPLES, WAVEFORM},
 };
 use ssamba_features::{FLOOR, PREEMPHASIS, mel_weights, symmetric_hann};
 
-use crate::graph::{Attribute, GraphBuilder, Value};
+use crate::{
+    function::model_proto,
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+};
 
 /// `waveform` `[batch, samples]` to `[batch, n_frames, n_mels]`, normalised. A clip has at least one
 /// frame; what is beyond the last frame of the model is cut, what is missing is padded.
@@ -44,6 +50,26 @@ pub(crate) fn front_end(
             }
         }
     }))
+}
+
+/// A model of the front end by itself, for tests and for measuring a runtime: input `waveform`
+/// `[batch, samples]`, output `fbank` `[batch, n_frames, n_mels]`.
+///
+/// # Errors
+/// When the settings describe no possible filter bank.
+pub fn front_end_model(settings: &FrontEnd) -> Result<Vec<u8>> {
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let fbank = front_end(&mut g, settings, &Value::named(WAVEFORM))?;
+    g.output(&fbank, FBANK);
+    let waveform = [Axis::Named(BATCH), Axis::Named(SAMPLES)];
+    let fbank = [Axis::Named(BATCH), Axis::Fixed(settings.n_frames), Axis::Fixed(settings.n_mels)];
+    let graph = GraphProto {
+        name: "front_end".into(),
+        input: vec![float_value(WAVEFORM, &waveform)],
+        output: vec![float_value(FBANK, &fbank)],
+        ..g.into_graph()
+    };
+    Ok(model_proto(graph, Vec::new()).write_to_bytes()?)
 }
 
 /// The samples that are heard, less the mean of the whole clip: `[batch, 1, samples]`. Every frame
