@@ -33,6 +33,7 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     input: Input::Fbank,
+    gpu: false,
 };
 
 /// Element type and axes of a value; a free axis has no size.

@@ -31,6 +31,7 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     input: Input::Fbank,
+    gpu: false,
     precision: Precision::F32,
 };
 
@@ -157,6 +158,7 @@ fn the_bundled_keyword_model() {
     let (checkpoint, recipe) = kws12().unwrap();
     for (what, options) in [
         ("kws12", Options { embedding: true, ..Options::default() }),
+        ("kws12 for a GPU", Options { gpu: true, ..Options::default() }),
         ("kws12 layer by layer", Options { pair_fusion: false, ..Options::default() }),
     ] {
         check(what, &checkpoint, recipe.clone(), &options);

@@ -8,6 +8,7 @@ use protobuf::Message;
 use ssamba_contract::{
     Card, Input, Lowering, Scores,
     io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS, SAMPLES, SCORES, WAVEFORM},
+    op::Combine,
 };
 use ssamba_model::{Config, Head, Model, head::SECONDS};
 
@@ -52,6 +53,9 @@ pub struct Options {
     /// What the file takes: filter banks, or a waveform, and then the front end is in the graph and
     /// the scores are an output beside the logits.
     pub input: Input,
+    /// Lay SSAMBA's own operators and the products before them out for a GPU, which would rather
+    /// multiply by zeros than copy: less memory, and on a CPU less speed. Half precision always is.
+    pub gpu: bool,
 }
 
 impl Default for Options {
@@ -64,6 +68,7 @@ impl Default for Options {
             lowering: Lowering::default(),
             batch: None,
             input: Input::default(),
+            gpu: false,
         }
     }
 }
@@ -98,6 +103,12 @@ fn ssamba(
     let scan = ScanConfiguration {
         groups,
         reverse,
+        // What the scan puts out takes the place of what it reads, and the out-projection adds the
+        // directions: worth it where products cost least.
+        combine: match options.precision {
+            Precision::F32 | Precision::I8 => Combine::Sum,
+            Precision::F16 => Combine::None,
+        },
         // Halving is a power of two, folded into the out-projection.
         scale: 1.0,
         d_inner: config.d_inner,
@@ -106,8 +117,9 @@ fn ssamba(
     };
 
     let precision = values(options);
-    let encoder =
-        Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
+    let lowering = options.lowering;
+    let gpu = options.gpu || options.precision == Precision::F16;
+    let encoder = Encoder { model, conv: &conv, scan: &scan, precision, lowering, gpu };
     let tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
     let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
     if precision != Precision::F32 {
@@ -154,6 +166,11 @@ pub fn export_selected(
 ) -> Result<Quantized> {
     let mut g = GraphBuilder::new(Constants::Initializers);
     if options.precision == Precision::I8 {
+        if options.gpu {
+            bail!(
+                "a file in int8 is for CPUs, and cannot be laid out for a GPU: export one or the other"
+            );
+        }
         match options.lowering {
             Lowering::Chunk => bail!(
                 "files of chunks are for TensorRT, which has no products in int8: export one or the other"

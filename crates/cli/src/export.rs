@@ -66,6 +66,9 @@ pub struct Args {
     /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// Lay `fp32` out for a GPU, which then takes less memory, and a CPU more time; `fp16` always is.
+    #[arg(long)]
+    gpu: bool,
     #[cfg(feature = "embedded")]
     #[command(flatten)]
     pack: crate::pack::PackArgs,
@@ -260,6 +263,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         },
         batch: args.batch.map(|batch| batch as usize),
         input,
+        gpu: args.gpu,
     };
     let name = args.name.as_deref();
     let (checkpoint, output) = (&args.checkpoint, &args.output);

@@ -24,7 +24,7 @@ use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, default_threads
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{ArenaUse, Bound, Device, allocator};
+use crate::cuda::{ArenaUse, Bound, Device, OfferedArena, allocator};
 use crate::{Library, Placement, Provider, library, message::readable};
 
 /// How to open a file.
@@ -92,7 +92,7 @@ impl OrtSession {
             if let Some(folder) = &profile {
                 builder = builder.with_profiling(folder.path().join("run")).map_err(readable)?;
             }
-            let graph = commit(builder, path)?;
+            let graph = commit(builder, path, &options.provider, &environment)?;
             let card = card(&graph)?;
             check_graph(&graph, &card)?;
             if card.precision == Precision::I8 && options.provider.on_gpu() {
@@ -296,11 +296,25 @@ fn builder(
     Ok(builder)
 }
 
-fn commit(builder: SessionBuilder, path: &Path) -> Result<Graph> {
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for arenas on GPUs"))]
+fn commit(
+    builder: SessionBuilder,
+    path: &Path,
+    provider: &Provider,
+    environment: &Environment,
+) -> Result<Graph> {
     let mut builder = builder;
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     #[cfg(feature = "cuda")]
     let _device = shared_device();
+    #[cfg(feature = "cuda")]
+    let _arena = match provider {
+        Provider::Cuda(cuda) => {
+            builder = builder.with_env_allocators().map_err(readable)?;
+            Some(OfferedArena::new(environment, cuda)?)
+        }
+        _ => None,
+    };
     builder.commit_from_file(path).map_err(readable)
 }
 
@@ -312,7 +326,7 @@ pub(crate) fn card_of(path: &Path, environment: &Environment) -> Result<Card> {
         .map_err(readable)?
         .with_operators(Provider::Cpu.operators()?)
         .map_err(readable)?;
-    card(&commit(builder, path)?)
+    card(&commit(builder, path, &Provider::Cpu, environment)?)
 }
 
 fn card(graph: &Graph) -> Result<Card> {

@@ -15,10 +15,14 @@ use crate::message::readable;
 
 /// What a session takes memory of its device from.
 pub(crate) fn allocator(graph: &Graph, number: u32) -> Result<Allocator> {
-    let number = i32::try_from(number)?;
+    Allocator::new(graph, device_memory(number)?).map_err(readable)
+}
+
+/// The memory of the device of that number.
+pub(crate) fn device_memory(number: u32) -> Result<MemoryInfo<'static>> {
     let kind = (AllocatorType::Device, MemoryType::Default);
-    let info = MemoryInfo::new(AllocationDevice::CUDA, number, kind.0, kind.1).map_err(readable)?;
-    Allocator::new(graph, info).map_err(readable)
+    MemoryInfo::new(AllocationDevice::CUDA, i32::try_from(number)?, kind.0, kind.1)
+        .map_err(readable)
 }
 
 /// A session's input and outputs for one batch.
