@@ -31,6 +31,7 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     input: Input::Fbank,
+    gpu: false,
     precision: Precision::F32,
     gpu: false,
 };

@@ -25,6 +25,9 @@ use crate::{
     graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
 };
 
+/// What the names of its nodes start with.
+pub(crate) const SCOPE: &str = "front_end";
+
 /// `waveform` `[batch, samples]` to `[batch, n_frames, n_mels]`, normalised. A clip has at least one
 /// frame; what is beyond the last frame of the model is cut, what is missing is padded.
 pub(crate) fn front_end(
@@ -33,7 +36,7 @@ pub(crate) fn front_end(
     waveform: &Value,
 ) -> Result<Value> {
     let kernel = Kernel::new(settings)?;
-    Ok(g.scope("front_end", |g| {
+    Ok(g.scope(SCOPE, |g| {
         let centred = centred(g, settings, waveform);
         let energies = kernel.energies(g, settings, &centred);
         let floor = g.rounded("floor", &[], &[FLOOR], Precision::F32);
