@@ -1,6 +1,11 @@
 //! The library of operators in a program that is not ours: stock ONNX Runtime in Python.
 
-use std::path::{Path, PathBuf};
+#![expect(clippy::print_stdout, reason = "what was measured")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 use ssamba_model::{Checkpoint, NormKind, Recipe};
@@ -71,6 +76,33 @@ fn stock_onnx_runtime_takes_the_kernels_of_the_library() {
 fn half_precision_is_in_the_library_too() {
     let precision = ssamba_contract::Precision::F16;
     check(kws12().unwrap(), &Options { precision, ..Options::default() }, 5e-3);
+}
+
+/// What the header takes from ONNX Runtime's own, which is not in its Python package.
+const RUNTIME_HEADER: &str = "\
+#define ORT_API_CALL
+typedef struct OrtStatus OrtStatus;
+typedef struct OrtSessionOptions OrtSessionOptions;
+typedef struct OrtApiBase OrtApiBase;
+";
+
+#[test]
+fn a_c_program_links_against_header_and_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let program = "#include <ssamba_ops.h>\nint main(void) { return RegisterCustomOps == 0; }\n";
+    std::fs::write(file("onnxruntime_c_api.h"), RUNTIME_HEADER).unwrap();
+    std::fs::write(file("program.c"), program).unwrap();
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/ops-library/include");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let output = Command::new(compiler)
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", include, "-I"])
+        .args([folder.path(), &file("program.c"), &library()])
+        .arg("-o")
+        .arg(file("program"))
+        .output()
+        .expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -33,7 +33,6 @@ const CHUNKS: Options = Options {
     input: Input::Fbank,
     gpu: false,
     precision: Precision::F32,
-    gpu: false,
 };
 
 /// Runs one and three clips through every runtime and holds every output against candle.

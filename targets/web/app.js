@@ -8,6 +8,7 @@ const SMOOTH = 3; // answers whose mean counts as heard
 const THRESHOLD = 0.6; // mean score from which a word was heard
 const PAUSE_S = 1; // before the next word is heard
 const EVENTS = 12; // words that stay on the page
+const LONGEST_S = 20; // of a recording; more would take long
 
 const $ = (id) => document.getElementById(id);
 const page = Object.fromEntries(
@@ -119,13 +120,15 @@ function addEvent(label, note) {
 
 /** A recording: of its windows the one in which a word is the surest, or the only one. */
 async function hear(file) {
-  const waveform = await decode(file, card.sampleRate);
+  const whole = await decode(file, card.sampleRate);
+  const waveform = whole.subarray(0, Math.max(card.window, LONGEST_S * card.sampleRate));
   const least = Math.round(0.025 * card.sampleRate);
   if (waveform.length < least) throw new Error(`“${file.name}” is too short: it takes ${least / card.sampleRate} s at least.`);
   const hop = Math.ceil(card.window / 8);
   const last = Math.max(0, waveform.length - card.window);
   let best;
   for (let from = 0; ; from = Math.min(from + hop, last)) {
+    page.shown.textContent = `Listening to ${file.name}: ${percent(last ? from / last : 1)}.`;
     // A clip that is shorter goes in as it is: the model fills it up as it was trained.
     const clip = waveform.length <= card.window ? waveform : windowAt(waveform, from);
     const { scores, ms } = await engine.run(clip);
@@ -134,7 +137,8 @@ async function hear(file) {
     if (from === last) break;
   }
   show(best.scores, best.ms);
-  picture(waveform, best.from, `${file.name}, ${(waveform.length / card.sampleRate).toFixed(2)} s.`);
+  const length = `${file.name}, ${(whole.length / card.sampleRate).toFixed(2)} s`;
+  picture(waveform, best.from, waveform.length < whole.length ? `${length}, of which the first ${LONGEST_S} s were heard.` : `${length}.`);
   const top = best.scores.indexOf(Math.max(...best.scores));
   const label = card.labels[top];
   showWord(isWord(label) ? label : undefined);

@@ -86,3 +86,58 @@ unsafe fn add(options: *mut OrtSessionOptions, base: *const OrtApiBase) -> Resul
     };
     added.map_err(readable).context("ONNX Runtime refuses the operators")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ffi::c_char,
+        mem::MaybeUninit,
+        sync::{LazyLock, OnceLock},
+    };
+
+    use super::*;
+
+    /// What the fake of ONNX Runtime was asked to say.
+    static SAID: OnceLock<String> = OnceLock::new();
+
+    /// A table of which only the first function is there.
+    static TABLE: LazyLock<usize> = LazyLock::new(|| {
+        let table = Box::leak(Box::new(MaybeUninit::<sys::OrtApi>::uninit())).as_mut_ptr();
+        // SAFETY: the table is leaked, so the field is there for good.
+        #[expect(unsafe_code, reason = "the other fields are left alone")]
+        unsafe {
+            (&raw mut (*table).CreateStatus).write(create_status);
+        }
+        table.expose_provenance()
+    });
+
+    extern "system" fn create_status(_: sys::OrtErrorCode, message: *const c_char) -> OrtStatusPtr {
+        // SAFETY: `register` hands in a C string.
+        #[expect(unsafe_code, reason = "a C string")]
+        let message = unsafe { CStr::from_ptr(message) };
+        SAID.set(message.to_str().unwrap().into()).unwrap();
+        OrtStatusPtr(ptr::dangling_mut())
+    }
+
+    extern "system" fn api(_: u32) -> *const sys::OrtApi {
+        ptr::with_exposed_provenance(*TABLE)
+    }
+
+    extern "system" fn version() -> *const c_char {
+        c"1.23.2".as_ptr()
+    }
+
+    #[test]
+    fn a_runtime_that_is_too_old_is_told_so_in_its_own_status() {
+        let base = OrtApiBase { GetApi: api, GetVersionString: version };
+        // SAFETY: of a runtime of this version nothing is used but what the base here has.
+        #[expect(unsafe_code, reason = "as a runtime calls it")]
+        let status = unsafe { register(ptr::null_mut(), &base) };
+        assert!(!status.0.is_null());
+        assert_eq!(
+            SAID.get().unwrap(),
+            "ssamba: cannot use this ONNX Runtime: it is version 1.23.2, expected 1.24 or newer: \
+             python3 -m pip install onnxruntime --upgrade"
+        );
+    }
+}

@@ -91,6 +91,13 @@ class Page(unittest.TestCase):
         browser.choose("#file", long)
         self.assertEqual(browser.wait(lambda: self.heard(browser), "a word is heard"), ["stop"])
 
+    def test_of_a_recording_that_is_too_long_the_start_is_heard(self):
+        long = self.folder / "too-long.wav"
+        write_stream(long, ["left", *["stop"] * 11])
+        browser = self.loaded()
+        browser.choose("#file", long)
+        browser.wait(lambda: "of which the first 20 s were heard" in browser.text("#shown"), "it says so", seconds=120)
+
     def test_the_microphone_is_heard(self):
         stream = self.folder / "microphone.wav"
         write_stream(stream, WORDS)
