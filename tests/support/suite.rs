@@ -145,6 +145,7 @@ pub fn no_card() -> Card {
         precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
+        self_test: None,
         input: Input::Fbank,
     }
 }

@@ -316,5 +316,6 @@ pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Ca
         precision: Precision::default(),
         lowering: Lowering::default(),
         batch: None,
+        self_test: None,
     })
 }

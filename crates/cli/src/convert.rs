@@ -10,12 +10,15 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 use ssamba_contract::{
-    Card, Input, Outputs, Session, Tensor,
+    Card, Input, Outputs, SelfTest, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS, SCORES},
+    self_test,
 };
 use ssamba_features::Extractor;
 use ssamba_model_common::{Checkpoint, Recipe, recipe::check_labels, recipes_for};
-use ssamba_onnx::{Architecture, Network, Weights};
+use ssamba_onnx::{Architecture, Network, Options, Weights};
+
+use crate::verify::tolerance;
 
 /// What a checkpoint cannot tell, on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -199,6 +202,15 @@ impl CandleSession {
     pub fn new(network: Network, card: Card) -> Self {
         Self { network, card }
     }
+}
+
+/// The test that a file with these options carries; `None` for a network that puts out nothing.
+pub fn self_test(network: &Network, card: &Card, options: &Options) -> Result<Option<SelfTest>> {
+    let &Options { batch, input, precision, .. } = options;
+    let card = Card { batch, input, ..card.clone() };
+    let test = self_test::input(&card)?;
+    let outputs = CandleSession::new(network.clone(), card).run(&test)?;
+    Ok(SelfTest::new(outputs.iter(), tolerance(precision, input)))
 }
 
 impl Session for CandleSession {

@@ -60,7 +60,7 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
 
     let recipe = RecipeArgs::default();
     let Exported { source, bytes, .. } =
-        export(&checkpoint, &file, &recipe, None, |_| Default::default(), None)?;
+        export(&checkpoint, &file, &recipe, None, |_| Default::default(), true, None)?;
     terminal::note(format!(
         "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
         source.network.parameters(),

@@ -12,7 +12,7 @@ use ssamba_onnx::Architecture;
 use crate::{
     Answer,
     calibrate::{self, Calibration},
-    convert::{RecipeArgs, Source, sha256, write_whole},
+    convert::{RecipeArgs, Source, self_test, sha256, write_whole},
     targets::Target,
     terminal,
 };
@@ -66,6 +66,9 @@ pub struct Args {
     /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// Leave the self-test out of the file (`run --selftest`).
+    #[arg(long)]
+    no_selftest: bool,
     /// Lay `fp32` out for a GPU, which then takes less memory, and a CPU more time; `fp16` always is.
     #[arg(long)]
     gpu: bool,
@@ -174,6 +177,7 @@ pub fn export(
     recipe: &RecipeArgs,
     name: Option<&str>,
     options: impl FnOnce(Architecture) -> ssamba_onnx::Options,
+    with_self_test: bool,
     calibration: Option<&Calibration<'_>>,
 ) -> Result<Exported> {
     let beside = checkpoint.with_extension("toml");
@@ -200,7 +204,12 @@ pub fn export(
         progress.set_message("lowering");
         let options = options(source.network.architecture());
         let stem = checkpoint.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
+        let mut card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
+        if with_self_test {
+            progress.set_message("running the self-test in candle");
+            card.self_test = self_test(&source.network, &card, &options)?;
+            progress.set_message("lowering");
+        }
         let (bytes, report) = match calibration {
             None => {
                 let bytes = ssamba_onnx::export(&source.network, &card, &options)
@@ -269,7 +278,8 @@ pub fn run(args: &Args) -> Result<Answer> {
     let (checkpoint, output) = (&args.checkpoint, &args.output);
     let export_to = |file: &Path| -> Result<Exported> {
         let calibration = calibration.as_ref();
-        let exported = export(checkpoint, file, &args.recipe, name, options, calibration)?;
+        let exported =
+            export(checkpoint, file, &args.recipe, name, options, !args.no_selftest, calibration)?;
         if let Some(report) = &exported.report {
             report.print();
             if args.json {

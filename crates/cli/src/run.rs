@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use ssamba_contract::{
-    Card, Session, Tensor,
+    Card, SelfTest, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
+    self_test::Verdict,
 };
 
 #[cfg(feature = "ort")]
@@ -28,8 +29,11 @@ pub struct Args {
     /// File written by `ssamba-edge export`.
     model: PathBuf,
     /// WAV, FLAC, OGG Vorbis or MP3 files, or folders of them.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "selftest")]
     audio: Vec<PathBuf>,
+    /// Answer whether this machine computes what the file should put out, instead of hearing audio.
+    #[arg(long, conflicts_with_all = ["audio", "top", "logits", "embedding", "batch"])]
+    selftest: bool,
     /// Runtime.
     #[arg(long, value_enum, default_value = "auto")]
     provider: Provider,
@@ -71,10 +75,46 @@ struct Line<'a> {
     inference_ms: f64,
 }
 
+/// `--selftest --json`.
+#[derive(Serialize)]
+struct SelfTested<'a> {
+    model: String,
+    provider: &'a str,
+    output: &'a str,
+    atol: f32,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+fn self_test(args: &Args, session: &mut dyn Session) -> Result<Answer> {
+    let model = args.model.display();
+    let test = session.card().self_test.clone();
+    let test = test.with_context(|| {
+        format!("{model}: there is no self-test in it, export it without --no-selftest")
+    })?;
+    let verdict = test.run(session)?;
+    let (provider, SelfTest { output, atol, .. }) = (session.provider(), &test);
+    if args.json {
+        let atol = *atol;
+        let line = SelfTested { model: model.to_string(), provider, output, atol, verdict };
+        terminal::say(serde_json::to_string(&line)?)?;
+    } else {
+        let verb = if verdict.holds { "computes" } else { "DOES NOT compute" };
+        let error = verdict.max_abs_error;
+        terminal::say(format!(
+            "{model}: {provider} {verb} what it should: `{output}` is off by {error:.1e}, allowed {atol:e}"
+        ))?;
+    }
+    Ok(if verdict.holds { Answer::Yes } else { Answer::No })
+}
+
 pub fn run(args: &Args) -> Result<Answer> {
     let files = audio::collect(&args.audio)?;
     args.runtime.check(&[args.provider])?;
     let Some(mut session) = open(args)? else { return Ok(Answer::No) };
+    if args.selftest {
+        return self_test(args, session.as_mut());
+    }
     let together = together(args, session.card(), files.len())?;
     let mut reader = Reader::new(session.card())?;
     let mut planned = HashSet::new();

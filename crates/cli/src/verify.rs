@@ -50,6 +50,16 @@ const HALF_ATOL: f32 = 2e-2;
 /// What eight bits may cost.
 const INT8_ATOL: f32 = 0.3;
 
+/// Largest absolute difference of a file's outputs from candle's behind the front end in `f64`.
+pub fn tolerance(precision: Precision, input: Input) -> f32 {
+    match (precision, input) {
+        (Precision::F32, Input::Fbank) => ATOL,
+        (Precision::F32, Input::Waveform) => WAVEFORM_ATOL,
+        (Precision::F16, _) => HALF_ATOL,
+        (Precision::I8, _) => INT8_ATOL,
+    }
+}
+
 /// One runtime against the reference.
 #[derive(Clone, Debug)]
 pub struct Agreement {
@@ -79,12 +89,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     if !same_origin(&card, &source)? {
         return Ok(Answer::No);
     }
-    let atol = args.atol.unwrap_or(match (card.precision, card.input) {
-        (Precision::F32, Input::Fbank) => ATOL,
-        (Precision::F32, Input::Waveform) => WAVEFORM_ATOL,
-        (Precision::F16, _) => HALF_ATOL,
-        (Precision::I8, _) => INT8_ATOL,
-    });
+    let atol = args.atol.unwrap_or(tolerance(card.precision, card.input));
     let inputs = inputs(&card, &args.audio)?;
     let reference = CandleSession::new(source.network, card);
     let agreements = compare(reference, &mut sessions, &inputs)?;

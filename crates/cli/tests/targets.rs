@@ -111,6 +111,7 @@ fn a_spotter_takes_filter_banks() {
     let arguments =
         ["export", "kws12.pth", "--target", "embedded", "--frontend", "waveform", "-o", "kws"];
     let message = fails(folder.path(), &arguments);
+    assert!(message.contains("the model takes waveforms"), "{message}");
     assert!(message.contains("export with --frontend fbank"), "{message}");
     assert!(!folder.path().join("kws").exists());
 }
@@ -169,4 +170,45 @@ fn verify_says_which_runtime_a_lowering_is_not_for() {
     assert!(stderr(&output).contains("not compared: tract: it loops over single tokens"));
     let message = fails(folder, &["run", "s.onnx", "yes.wav", "--provider", "tract"]);
     assert!(message.contains("--lowering scan-block"), "{message}");
+}
+
+/// A file knows what it should put out: asked on any runtime, it answers yes, and no where it is damaged.
+#[test]
+fn a_file_tests_the_machine_that_it_is_on() {
+    let folder = workshop();
+    let folder = folder.path();
+    for options in
+        [&[][..], &["--frontend", "waveform", "--lowering", "scan-block"], &["--precision", "int8"]]
+    {
+        let export = [&["export", "kws12.pth", "-o", "s.onnx"], options].concat();
+        run(folder, &export);
+        let first = fs::read(folder.join("s.onnx")).unwrap();
+        run(folder, &export);
+        assert!(first == fs::read(folder.join("s.onnx")).unwrap(), "{options:?}");
+        for provider in ["tract", "cpu"] {
+            let line = run(folder, &["run", "--selftest", "s.onnx", "--provider", provider]);
+            let start = format!("s.onnx: {provider} computes what it should: `logits` is off by");
+            assert!(line.starts_with(&start), "{line}");
+        }
+        let line = json(&run(folder, &["run", "s.onnx", "--selftest", "--json"]));
+        assert_eq!(
+            (line["holds"].as_bool(), line["output"].as_str()),
+            (Some(true), Some("logits"))
+        );
+
+        // One expected value is another number.
+        let mut bytes = first;
+        let key = b"\"output\":\"logits\",\"values\":[";
+        let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len();
+        let digit = at + bytes[at..].iter().position(u8::is_ascii_digit).unwrap();
+        bytes[digit] = if bytes[digit] == b'9' { b'1' } else { b'9' };
+        fs::write(folder.join("s.onnx"), bytes).unwrap();
+        let output = ssamba_edge(folder, &["run", "--selftest", "s.onnx", "--provider", "cpu"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stdout(&output).contains("cpu DOES NOT compute what it should"));
+    }
+    run(folder, &["export", "kws12.pth", "--no-selftest", "-o", "n.onnx"]);
+    let message = fails(folder, &["run", "--selftest", "n.onnx"]);
+    assert!(message.contains("export it without --no-selftest"), "{message}");
+    fails(folder, &["run", "n.onnx"]);
 }

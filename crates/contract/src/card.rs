@@ -7,6 +7,7 @@ use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    SelfTest,
     front_end::{FrontEnd, Input, Order, frame_length},
     io::{FBANK, Tensor, TensorError, WAVEFORM},
 };
@@ -111,6 +112,8 @@ pub struct Card {
     pub lowering: Lowering,
     /// Clips that a run takes; `None`, any number.
     pub batch: Option<usize>,
+    /// What the file should put out, if it tells.
+    pub self_test: Option<SelfTest>,
 }
 
 /// Metadata that lacks a key of ours, or whose value makes no sense.
@@ -190,6 +193,7 @@ impl Card {
         ]
         .into_iter()
         .chain((self.input != Input::Fbank).then(|| ("input", unquoted(&self.input))))
+        .chain(self.self_test.iter().map(|test| ("self_test", json(test))))
         .chain(self.batch.map(|batch| ("batch", batch.to_string())))
         .map(|(key, value)| (format!("{PREFIX}{key}"), value))
         .collect()
@@ -229,6 +233,7 @@ impl Card {
             precision: entries.optional("precision", Entries::word)?.unwrap_or_default(),
             lowering: entries.optional("lowering", Entries::word)?.unwrap_or_default(),
             batch: entries.optional("batch", Entries::parse)?,
+            self_test: entries.optional("self_test", Entries::json)?,
         };
         match card.front_end.problem() {
             Some(problem) => Err(CardError::FrontEnd { problem }),
@@ -370,7 +375,7 @@ impl Entries<'_> {
     }
 }
 
-/// JSON of a value whose serialisation cannot fail: lists of strings and unit variants.
+/// JSON of a value whose serialisation cannot fail: lists, unit variants and what holds only those.
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -405,6 +410,11 @@ mod tests {
             precision: Precision::F16,
             lowering: Lowering::Chunk,
             batch: Some(2),
+            self_test: Some(SelfTest {
+                output: "logits".into(),
+                values: vec![1.5, -0.1],
+                atol: 1e-4,
+            }),
         }
     }
 
@@ -418,7 +428,13 @@ mod tests {
     #[test]
     fn a_missing_or_broken_entry_is_named() {
         let metadata = card().to_metadata();
-        let optional = ["ssamba.precision", "ssamba.lowering", "ssamba.batch", "ssamba.input"];
+        let optional = [
+            "ssamba.precision",
+            "ssamba.lowering",
+            "ssamba.batch",
+            "ssamba.input",
+            "ssamba.self_test",
+        ];
         let required = |key: &&String| *key != "ssamba.card" && !optional.contains(&key.as_str());
         for key in metadata.keys().filter(required) {
             let mut lacking = metadata.clone();

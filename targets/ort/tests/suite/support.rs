@@ -321,6 +321,7 @@ pub fn card(n_frames: usize, n_mels: usize) -> Card {
         precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
+        self_test: None,
         input: Input::Fbank,
     }
 }

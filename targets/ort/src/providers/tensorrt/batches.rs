@@ -153,6 +153,7 @@ mod tests {
             lowering,
             batch,
             precision: Default::default(),
+            self_test: None,
             input: Default::default(),
         }
     }
