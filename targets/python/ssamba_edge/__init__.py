@@ -9,6 +9,6 @@ Installing the package also puts the program ``ssamba-edge`` on the path.
 """
 
 from ._library import ops_library
-from ._model import Model, ModelError, Result, load
+from ._model import Model, ModelError, Result, SelfTest, load
 
-__all__ = ["Model", "ModelError", "Result", "load", "ops_library"]
+__all__ = ["Model", "ModelError", "Result", "SelfTest", "load", "ops_library"]

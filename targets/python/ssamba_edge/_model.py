@@ -43,6 +43,19 @@ class Result:
         return [(self.labels[index], float(self.scores[index])) for index in order]
 
 
+@dataclass(frozen=True)
+class SelfTest:
+    """Whether this machine computes what the file says that it should."""
+
+    holds: bool
+    """Every value is within the tolerance that the file names."""
+    max_abs_error: float
+    """Infinite where a value is missing or is not a number."""
+
+    def __bool__(self) -> bool:
+        return self.holds
+
+
 class Model:
     """A file that takes waveforms, open in ONNX Runtime on the CPU."""
 
@@ -101,6 +114,8 @@ class Model:
             frames = int(card["ssamba.n_frames"])
         except (KeyError, ValueError) as error:
             raise ModelError(f"the card of `{self._path}` cannot be read: {error}") from error
+        self._batch = int(card.get("ssamba.batch", "1"))
+        self._self_test = card.get("ssamba.self_test")
         classes = self._session.get_outputs()[outputs.index("scores")].shape[-1]
         self.labels = tuple(labels or (str(index) for index in range(classes)))
         self.window = round(self.sample_rate * (_FRAME_S + (frames - 1) * _SHIFT_S))
@@ -132,8 +147,38 @@ class Model:
             logits, scores = logits[0], scores[0]
         return Result(logits, scores, self.labels)
 
+    def selftest(self) -> SelfTest:
+        """Runs the test that rides in the file, as ``ssamba-edge run --selftest`` does.
+
+        Raises:
+            ModelError: The file was exported with ``--no-selftest``.
+        """
+        if self._self_test is None:
+            raise ModelError(f"there is no self-test in `{self._path}`: export it without --no-selftest")
+        test = json.loads(self._self_test)
+        shape = (self._batch, self.window)
+        waveform = _test_samples(self._batch * self.window).reshape(shape)
+        (output,) = self._session.run([test["output"]], {"waveform": waveform})
+        expected = np.asarray(test["values"], np.float32)
+        got = np.asarray(output, np.float32).ravel()[: expected.size]
+        error = float("inf")
+        if got.size == expected.size and np.isfinite(got).all():
+            error = float(np.abs(got - expected).max(initial=0.0))
+        return SelfTest(error <= test["atol"], error)
+
     def __repr__(self) -> str:
         return f"<ssamba_edge.Model {self._path!r}: {len(self.labels)} labels, {self.sample_rate} Hz>"
+
+
+def _test_samples(count: int) -> npt.NDArray[np.float32]:
+    """The noise that self-tests are run on, exact in single precision: see crates/contract/src/self_test.rs."""
+    states = np.empty(count, np.int64)
+    state = 1
+    for index in range(count):
+        state = (1_664_525 * state + 1_013_904_223) % 2**32
+        states[index] = state
+    loudness = 1 + (np.arange(count) >> 8) % 16
+    return (((states >> 16) - 32_768) * loudness / 524_288).astype(np.float32)
 
 
 def _clips(waveform: npt.ArrayLike) -> npt.NDArray[np.float32]:

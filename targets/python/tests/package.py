@@ -75,6 +75,33 @@ class Package(unittest.TestCase):
         self.assertGreater(difference, 0)
         self.assertLess(difference, 1e-4)
 
+    def test_the_file_tests_itself(self):
+        answer = self.model.selftest()
+        self.assertTrue(answer)
+        self.assertTrue(0 < answer.max_abs_error < 1e-3, answer)
+        # The program asks the same question of the same file.
+        line = json.loads(program("run", "--selftest", "--json", self.waveform).stdout)
+        self.assertTrue(line["holds"])
+        self.assertAlmostEqual(line["max_abs_error"], answer.max_abs_error, delta=1e-4)
+
+    def test_a_file_that_computes_something_else_fails_its_test(self):
+        # The first digit of what the test expects becomes another, so that nothing moves in the file.
+        broken = Path(self.folder.name) / "broken.onnx"
+        data = self.waveform.read_bytes()
+        start = data.index(b'"values":[') + len(b'"values":[')
+        digit = next(at for at in range(start, start + 8) if data[at : at + 1].isdigit())
+        changed = b"7" if data[digit : digit + 1] != b"7" else b"3"
+        broken.write_bytes(data[:digit] + changed + data[digit + 1 :])
+        answer = ssamba_edge.load(broken).selftest()
+        self.assertFalse(answer)
+        self.assertGreater(answer.max_abs_error, 0.5)
+
+    def test_a_file_without_a_test_says_so(self):
+        bare = Path(self.folder.name) / "bare.onnx"
+        program("export", ZOO / "kws12.pth", "--frontend", "waveform", "--no-selftest", "-o", bare)
+        with self.assertRaisesRegex(ssamba_edge.ModelError, "--no-selftest"):
+            ssamba_edge.load(bare).selftest()
+
     def test_a_session_of_ones_own_takes_the_library(self):
         options = onnxruntime.SessionOptions()
         options.register_custom_ops_library(ssamba_edge.ops_library())
