@@ -1,4 +1,4 @@
-//! Lowerings against runtimes, on one second of speech: `. tests/env.sh; cargo bench --workspace --bench matrix`.
+//! Lowerings against runtimes, on one second of speech: `. tests/env.sh; cargo bench --workspace --profile dev --bench matrix`.
 //!
 //! A cell holds the largest absolute error of the logits against candle behind the front end in `f64`, and
 //! the shortest of several runs on one thread; or why there is nothing. The cases are written to

@@ -2,8 +2,8 @@
 //! nor loops, as TensorRT without a plug-in. See [`walks`](super::walks) for what is around it.
 //!
 //! The number of tokens is fixed, and walks are padded to whole chunks. Inside a chunk the recurrence is
-//! unrolled, for all chunks at once, from a zero state; the states
-//! at the ends of chunks are combined in log2(chunks) steps; and a carried-in state `h` adds
+//! unrolled, for all chunks at once, from a zero state; the states at the ends of chunks are combined in
+//! log2(chunks) steps; and a carried-in state `h` adds
 //!
 //! ```text
 //! y_j += C_j . (exp(A * (dt_0 + .. + dt_j)) * h)

@@ -29,7 +29,7 @@ pub(crate) struct Walks {
     pub(crate) d_state: usize,
 }
 
-/// The recurrence along the walks, `h = exp(dt * A) * h + dt * u * B`, `y = C . h`.
+/// Operands of the recurrence along the walks, `h = exp(dt * A) * h + dt * u * B`, `y = C . h`.
 pub(crate) struct Operands {
     /// `[batch, streams, padded, d_inner]`
     pub(crate) u: Value,
@@ -53,6 +53,7 @@ enum Form {
 impl Form {
     fn new(lowering: Lowering, walks: Walks, seq_len: usize) -> Self {
         match lowering {
+            // Nodes of our operators do not come here.
             Lowering::Function | Lowering::Chunk => Self::Chunks(Chunks::new(seq_len)),
             Lowering::Scan => Self::Blocks(Blocks::of_tokens(seq_len)),
             Lowering::ScanBlock => Self::Blocks(Blocks::new(seq_len)),
