@@ -93,24 +93,24 @@ __device__ __forceinline__ Side side_of_block(const ScanArguments &scan, int cha
     return at;
 }
 
-// What becomes of the sums of a side's tiles, by their numbers. From the last token, tile `n` ends in
-// tile `length / TILE - 1 - n` of a side that walks the other way, and begins in tile
+// What becomes of the sums of a side's tile of that number. From the last token, tile `n` ends in tile
+// `length / TILE - 1 - n` of a side that walks the other way, and begins in tile
 // `(length - 1) / TILE - n`.
-struct Meetings {
-    bool paired;
-    int mixed;  // the first tile that is `MIXED`
-    int later;  // the first after it that is not
-
-    __device__ __forceinline__ Meetings(const Side &at, int length) : paired(at.paired) {
-        const int count = (length + TILE - 1) / TILE;
-        mixed = at.opposite ? length / TILE / 2 : paired ? 0 : count;
-        later = at.opposite ? ((length - 1) / TILE + 1) / 2 + 1 : count;
+__device__ __forceinline__ Meeting meeting(const Side &at, int length, int tile) {
+    if (!at.paired) {
+        return ALONE;
     }
+    return at.opposite && 2 * tile < length / TILE - 1         ? FIRST
+           : at.opposite && 2 * tile > (length - 1) / TILE + 1 ? LATER
+                                                               : MIXED;
+}
 
-    __device__ __forceinline__ Meeting of(int tile) const {
-        return !paired ? ALONE : tile < mixed ? FIRST : tile < later ? MIXED : LATER;
-    }
-};
+// The first tile that is `MIXED`, and the first after it that is not, of `count` in all.
+__device__ __forceinline__ int2 mixed_tiles(const Side &at, int length, int count) {
+    return !at.paired    ? make_int2(count, count)
+           : at.opposite ? make_int2(length / TILE / 2, ((length - 1) / TILE + 1) / 2 + 1)
+                         : make_int2(0, count);
+}
 
 // A thread that holds `STATES` states of a channel.
 template <int CHANNELS, int STATES>
@@ -191,7 +191,6 @@ struct Mover {
 
     const ScanArguments &scan;
     const Side &at;
-    const Meetings meetings;
     int channel, token, state, row_token;
     float bias[PAIR], skip[PAIR];
     // Places of the first values of the tile that is fetched next, and of the first results of the one
@@ -206,7 +205,7 @@ struct Mover {
     Values partial[2][EACH] = {}, gates[2][EACH] = {};
 
     __device__ __forceinline__ Mover(const ScanArguments &scan, const Side &at, int within)
-        : scan(scan), at(at), meetings(at, scan.seq_len) {
+        : scan(scan), at(at) {
         const int length = scan.seq_len;
         const int inner = scan.d_inner;
         channel = within % COLUMNS * PAIR;
@@ -328,7 +327,7 @@ struct Mover {
     // Asks for what the sums of the tile that begins after `begin` tokens are added to and gated by,
     // while it is scanned.
     __device__ __forceinline__ void prepare(int begin) {
-        const Meeting meets = meetings.of(begin / TILE);
+        const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         // `out` is still at the tile before.
         const unsigned next = out + (begin > 0 ? EACH * out_hop : 0);
         const int ahead = begin > 0 ? out_left - TILE : out_left;
@@ -389,7 +388,7 @@ struct Mover {
     __device__ __forceinline__ void store(Tile<CHANNELS, STATES> &tile,
                                           const Tile<CHANNELS, STATES> &other, int within, int side,
                                           int begin) {
-        const Meeting meets = meetings.of(begin / TILE);
+        const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         float sums[EACH][PAIR];
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -472,7 +471,7 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
         const int side = threadIdx.x / (CHANNELS * LANES);
         const Side at = side_of_block(scan, CHANNELS, side);
         Scanner<CHANNELS, STATES> scanner(scan, at, threadIdx.x % (CHANNELS * LANES));
-        const Meetings meetings(at, scan.seq_len);
+        const int2 mixed = mixed_tiles(at, scan.seq_len, count);
         // Behind these, the movers hand sums to each other in `store`.
         const auto hand_over = [] {
             __syncthreads();
@@ -483,7 +482,7 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
 #pragma unroll 1
         for (int part = 0; part < 3; part++) {
             // A tile is stored while the next is scanned.
-            const int end = part == 0 ? meetings.mixed + 1 : part == 1 ? meetings.later + 1 : count;
+            const int end = part == 0 ? mixed.x + 1 : part == 1 ? mixed.y + 1 : count;
             for (; number < min(end, count); number++) {
                 scanner.walk(tile_of(number, side));
                 if (part == 1) {
@@ -492,7 +491,7 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
                 __syncthreads();
             }
         }
-        if (meetings.of(count - 1) == MIXED) {
+        if (mixed.x < count && mixed.y >= count) {
             hand_over();
         }
         __syncthreads();
