@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Standard operator set that graph and function are written in.
-pub(crate) const OPSET: i64 = 20;
+pub const OPSET: i64 = 20;
 /// Version of the file format: the newest that onnx-protobuf 0.2 writes.
-const IR_VERSION: i64 = 10;
+pub const IR_VERSION: i64 = 10;
 
 /// The one configuration of `SelectiveScan` in a model: softplus on, all optional operands present.
 #[derive(Clone, Debug, PartialEq)]

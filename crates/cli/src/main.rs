@@ -27,6 +27,8 @@ mod provider;
 mod run;
 #[cfg(feature = "embedded")]
 mod spotting;
+#[cfg(feature = "convert")]
+mod targets;
 mod terminal;
 #[cfg(feature = "convert")]
 mod verify;
@@ -53,6 +55,8 @@ enum Command {
     Verify(verify::Args),
     #[cfg(feature = "convert")]
     Inspect(inspect::Args),
+    #[cfg(feature = "convert")]
+    Targets(targets::Args),
     #[cfg(feature = "convert")]
     Demo(demo::Args),
     #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
@@ -92,6 +96,8 @@ fn run(command: Command) -> Result<Answer> {
         Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "convert")]
         Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "convert")]
+        Command::Targets(args) => targets::run(&args),
         #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
         #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::ValueEnum;
 use ssamba_kws::{Bundle, Settings};
 
 use crate::{
@@ -14,53 +13,41 @@ use crate::{
     convert::sha256,
     export::Exported,
     spotting::{SettingsArgs, measured},
+    targets::Target,
     terminal,
 };
 
-/// What is written, and for `ssamba-kws` how it is to listen.
+/// How `ssamba-kws` is to listen.
 #[derive(clap::Args)]
-pub struct TargetArgs {
-    /// What to write.
-    #[arg(long, value_enum, default_value = "onnx")]
-    target: Target,
+#[command(next_help_heading = "For --target embedded")]
+pub struct PackArgs {
     /// Take the settings and the chosen thresholds of a `detect.json` that `bench detect
     /// --false-alarms` wrote.
-    #[arg(long, value_name = "FILE", help_heading = EMBEDDED)]
+    #[arg(long, value_name = "FILE")]
     detect: Option<PathBuf>,
-    #[command(flatten, next_help_heading = EMBEDDED)]
+    #[command(flatten)]
     settings: SettingsArgs,
 }
 
-const EMBEDDED: &str = "For --target embedded";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Target {
-    /// One ONNX file, for every runtime.
-    Onnx,
-    /// A folder for the keyword spotter `ssamba-kws`.
-    Embedded,
-}
-
-impl TargetArgs {
+impl PackArgs {
     /// # Errors
     /// Names an option that an ONNX file has no place for.
-    pub fn is_embedded(&self) -> Result<bool> {
-        let embedded = self.target == Target::Embedded;
+    pub fn check(&self, target: Option<Target>) -> Result<()> {
         ensure!(
-            embedded || (self.settings.is_empty() && self.detect.is_none()),
+            target == Some(Target::Embedded) || (self.settings.is_empty() && self.detect.is_none()),
             "an ONNX file does not say how to listen:{} take --target embedded",
             match &self.detect {
                 Some(_) => " --detect".to_owned() + &self.settings.words(),
                 None => self.settings.words(),
             }
         );
-        Ok(embedded)
+        Ok(())
     }
 }
 
 /// Writes the folder; `export` writes the ONNX file that goes into it.
 pub fn run(
-    args: &TargetArgs,
+    args: &PackArgs,
     checkpoint: &Path,
     folder: &Path,
     export: impl FnOnce(&Path) -> Result<Exported>,

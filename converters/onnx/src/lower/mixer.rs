@@ -1,5 +1,5 @@
 //! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams; see
-//! [`chunk`] for the lowering without them.
+//! [`walks`] for the lowerings without them.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
@@ -18,8 +18,8 @@ use ssamba_model::{
 
 use super::{
     block::Encoder,
-    chunk,
     matrix::{Matrix, vector},
+    walks,
 };
 use crate::{
     Precision,
@@ -111,12 +111,12 @@ pub(crate) fn mixers(
             let u = short_conv(g, encoder.conv, mixers, &x)?;
             selective_scan(g, encoder, mixers, &u, &z)?
         }
-        (Lowering::Chunk, Precision::F32) => chunk::mixers(g, encoder, mixers, &x, &z)?,
-        (Lowering::Chunk, half) => {
+        (_, Precision::F16) => {
             let [x, z] = [x, z].map(|value| g.cast(&value, Precision::F32));
-            let y = chunk::mixers(g, encoder, mixers, &x, &z)?;
-            g.cast(&y, half)
+            let y = walks::mixers(g, encoder, mixers, &x, &z)?;
+            g.cast(&y, precision)
         }
+        _ => walks::mixers(g, encoder, mixers, &x, &z)?,
     };
 
     let kept_apart =
