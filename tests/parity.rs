@@ -31,7 +31,6 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     input: Input::Fbank,
-    gpu: false,
     precision: Precision::F32,
     gpu: false,
 };
