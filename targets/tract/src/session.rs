@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ssamba_contract::{Card, Input, Outputs, Session, Tensor, default_threads};
+use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads};
 use tract_nnef::prelude::{Datum, IntoRunnable, TValue, TypedModel, TypedRunnableModel, tvec};
 
 use crate::{nnef, selective_scan::SelectiveScan, short_conv::ShortConv};
@@ -107,7 +107,7 @@ impl TractSession {
 
         let Model::Onnx(model) = &self.model else { bail!("a pack is packed already") };
         ensure!(
-            self.card.input == Input::Fbank,
+            self.card.input == ssamba_contract::Input::Fbank,
             "`{}` takes a waveform, and a pack takes filter banks: export with --frontend fbank",
             self.path.display()
         );
