@@ -9,7 +9,7 @@
 //! - a runtime adds a column by writing `results/ANY.json`,
 //!   `{"runtime": NAME, "cells": [{"case": NAME, "max_abs_error": X, "ms": X}, {"case": NAME, "reason": TEXT}]}`.
 //!
-//! Built as the tests are (`--profile dev`, whose assertions slow tract down by half or more), it needs no
+//! Built as the tests are (`--profile dev`, whose assertions slow tract down), it needs no
 //! second build of everything; without that option the times are those of a release.
 //!
 //! `-- --print` measures nothing and prints the table of all results that are there.
