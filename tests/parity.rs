@@ -31,8 +31,8 @@ const CHUNKS: Options = Options {
     lowering: Lowering::Chunk,
     batch: None,
     input: Input::Fbank,
-    gpu: false,
     precision: Precision::F32,
+    gpu: false,
 };
 
 /// Runs one and three clips through every runtime and holds every output against candle.
