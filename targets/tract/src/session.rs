@@ -27,7 +27,7 @@ pub struct Options {
 ///
 /// The first run with a shape plans for it, which takes far longer than the run; later runs with
 /// that shape reuse the plan. Clips of a file with the front end inside have many lengths: the
-/// plans of the last [`PLANS`] shapes are kept.
+/// plans of the last eight shapes are kept.
 #[derive(Debug)]
 pub struct TractSession {
     path: PathBuf,
