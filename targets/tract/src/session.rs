@@ -27,7 +27,7 @@ pub struct Options {
 ///
 /// The first run with a shape plans for it, which takes far longer than the run; later runs with
 /// that shape reuse the plan. Clips of a file with the front end inside have many lengths: the
-/// plans of the last few shapes are kept.
+/// plans of the last eight shapes are kept.
 #[derive(Debug)]
 pub struct TractSession {
     path: PathBuf,
@@ -103,11 +103,12 @@ impl TractSession {
     /// When the session was opened from a pack, or a node has no place in that format.
     #[cfg(feature = "onnx")]
     pub fn pack(&self) -> Result<Vec<u8>> {
+        use ssamba_contract::Input;
         use tract_onnx::prelude::{InferenceFact, InferenceModelExt};
 
         let Model::Onnx(model) = &self.model else { bail!("a pack is packed already") };
         ensure!(
-            self.card.input == ssamba_contract::Input::Fbank,
+            self.card.input == Input::Fbank,
             "`{}` takes a waveform, and a pack takes filter banks: export with --frontend fbank",
             self.path.display()
         );
