@@ -9,9 +9,12 @@
 //! - a runtime adds a column by writing `results/ANY.json`,
 //!   `{"runtime": NAME, "cells": [{"case": NAME, "max_abs_error": X, "ms": X}, {"case": NAME, "reason": TEXT}]}`.
 //!
+//! Built as the tests are (`--profile dev`, whose assertions slow tract down), it needs no
+//! second build of everything; without that option the times are those of a release.
+//!
 //! `-- --print` measures nothing and prints the table of all results that are there.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::{
     collections::BTreeMap,
@@ -97,7 +100,6 @@ fn measure(folder: &Path) {
                     cell["case"] = json!(name);
                     columns.entry(runtime).or_default().push(cell);
                 }
-                eprintln!("{name}");
             }
         }
     }

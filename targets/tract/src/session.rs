@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ssamba_contract::{Card, Input, Outputs, Session, Tensor, default_threads};
+use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads};
 use tract_nnef::prelude::{Datum, IntoRunnable, TValue, TypedModel, TypedRunnableModel, tvec};
 
 use crate::{nnef, selective_scan::SelectiveScan, short_conv::ShortConv};
@@ -27,7 +27,7 @@ pub struct Options {
 ///
 /// The first run with a shape plans for it, which takes far longer than the run; later runs with
 /// that shape reuse the plan. Clips of a file with the front end inside have many lengths: the
-/// plans of the last [`PLANS`] shapes are kept.
+/// plans of the last eight shapes are kept.
 #[derive(Debug)]
 pub struct TractSession {
     path: PathBuf,
@@ -103,6 +103,7 @@ impl TractSession {
     /// When the session was opened from a pack, or a node has no place in that format.
     #[cfg(feature = "onnx")]
     pub fn pack(&self) -> Result<Vec<u8>> {
+        use ssamba_contract::Input;
         use tract_onnx::prelude::{InferenceFact, InferenceModelExt};
 
         let Model::Onnx(model) = &self.model else { bail!("a pack is packed already") };
