@@ -14,7 +14,7 @@ use onnx_protobuf::{
     tensor_shape_proto::dimension, type_proto,
 };
 use protobuf::Message;
-use ssamba_contract::{Card, Lowering, Tensor};
+use ssamba_contract::{Input, Lowering, Tensor};
 use ssamba_model::{Checkpoint, NormKind, Recipe};
 use ssamba_onnx::{Options, Precision, chunk_model};
 use ssamba_tests::{
@@ -32,6 +32,8 @@ const CHUNKS: Options = Options {
     precision: Precision::F32,
     lowering: Lowering::Chunk,
     batch: None,
+    input: Input::Fbank,
+    gpu: false,
 };
 
 /// Element type and axes of a value; a free axis has no size.
@@ -359,7 +361,9 @@ fn the_recurrence_is_its_definition_on_usual_and_hot_steps() {
 #[test]
 fn a_fixed_batch_is_fixed_everywhere_and_asked_for() {
     let (checkpoint, recipe) = kws12().unwrap();
-    for lowering in [Lowering::Function, Lowering::Chunk] {
+    let lowerings =
+        [Lowering::Function, Lowering::ScanBlock, Lowering::Chunk, Lowering::LinearAttention];
+    for lowering in lowerings {
         let options = Options { lowering, batch: Some(2), ..CHUNKS };
         let exported = Exported::new(&checkpoint, recipe.clone(), &options).unwrap();
         if lowering == Lowering::Chunk {
@@ -368,7 +372,7 @@ fn a_fixed_batch_is_fixed_everywhere_and_asked_for() {
             let free = graph.facts.iter().find(|(_, fact)| fact.shape.contains(&None));
             assert_eq!(free, None);
         }
-        let card = Card { lowering, batch: Some(2), ..exported.card.clone() };
+        let card = exported.card.clone();
         let clips = |batch: usize| {
             let shape = [batch, card.front_end.n_frames, card.front_end.n_mels];
             Tensor::new(shape, hashed("x", shape.iter().product(), 1.0)).unwrap()

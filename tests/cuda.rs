@@ -36,12 +36,14 @@ fn input(exported: &Exported, batch: usize) -> Tensor {
     Tensor::new(shape, hashed::hashed("x", shape.iter().product(), 1.0)).unwrap()
 }
 
-/// Both precisions, with and without fusion of pairs and a CUDA graph, against candle; every repeat
+/// Both precisions, laid out for either machine, with and without fusion of pairs and a CUDA graph, against candle; every repeat
 /// has the same bits.
 fn check(what: &str, checkpoint: &Checkpoint, recipe: &Recipe, batch: usize) {
-    for precision in [Precision::F32, Precision::F16] {
+    for (precision, gpu) in
+        [(Precision::F32, false), (Precision::F32, true), (Precision::F16, true)]
+    {
         for pair_fusion in [true, false] {
-            let options = Options { precision, pair_fusion, ..Options::default() };
+            let options = Options { precision, pair_fusion, gpu, ..Options::default() };
             let exported = Exported::new(checkpoint, recipe.clone(), &options).unwrap();
             let fbank = input(&exported, batch);
             let reference = exported.reference(&fbank).unwrap();
@@ -52,8 +54,8 @@ fn check(what: &str, checkpoint: &Checkpoint, recipe: &Recipe, batch: usize) {
                 let got = outputs.get(LOGITS).unwrap();
                 let error = max_abs_error(got.data(), want.data());
                 println!(
-                    "{what:<24} batch {batch} {precision:?} fused {pair_fusion:<5} graph \
-                     {cuda_graph:<5} {error:.1e}"
+                    "{what:<24} batch {batch} {precision:?} for a GPU {gpu:<5} fused \
+                     {pair_fusion:<5} graph {cuda_graph:<5} {error:.1e}"
                 );
                 assert!(error <= tolerance(precision), "{what}: drifts by {error:e}");
                 for _ in 0..3 {

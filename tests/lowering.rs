@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ssamba_contract::{Card, Lowering};
+use ssamba_contract::{Card, Input, Lowering};
 use ssamba_model::{Published, Recipe};
 use ssamba_onnx::{Attention, Options, Precision, inspect};
 use ssamba_tests::{
+    compare::{NETWORK, max_abs_error},
     hashed, python,
     suite::{Exported, kws12},
 };
@@ -37,17 +38,110 @@ fn op_counts_of_the_keyword_model() {
     insta::assert_debug_snapshot!(ops(&exported(&Options::default())));
 }
 
+fn lowered(lowering: Lowering) -> Exported {
+    exported(&Options { lowering, ..Options::default() })
+}
+
 /// Moderate: the nodes of a pair grow with the square root of the tokens.
 #[test]
 fn op_counts_of_the_keyword_model_in_chunks() {
-    let options = Options { lowering: Lowering::Chunk, ..Options::default() };
+    insta::assert_debug_snapshot!(ops(&lowered(Lowering::Chunk)));
+}
+
+#[test]
+fn op_counts_of_the_keyword_model_as_loops_over_tokens() {
+    insta::assert_debug_snapshot!(ops(&lowered(Lowering::Scan)));
+}
+
+/// What is in a body is not counted: the graph is that of a loop over tokens but for its shapes.
+#[test]
+fn op_counts_of_the_keyword_model_as_loops_over_blocks() {
+    insta::assert_debug_snapshot!(ops(&lowered(Lowering::ScanBlock)));
+}
+
+#[test]
+fn op_counts_of_the_keyword_model_as_linear_attention() {
+    insta::assert_debug_snapshot!(ops(&lowered(Lowering::LinearAttention)));
+}
+
+#[test]
+fn op_counts_of_the_keyword_model_that_takes_a_waveform() {
+    let options = Options { input: Input::Waveform, ..Options::default() };
     insta::assert_debug_snapshot!(ops(&exported(&options)));
+}
+
+const LOWERINGS: [Lowering; 5] = [
+    Lowering::Function,
+    Lowering::Scan,
+    Lowering::ScanBlock,
+    Lowering::Chunk,
+    Lowering::LinearAttention,
+];
+
+/// Standard operators are all that there is, but for the one that names itself.
+#[test]
+fn the_other_lowerings_have_no_functions_and_no_operators_of_ours() {
+    for lowering in LOWERINGS {
+        let inspection = inspect(&lowered(lowering).path()).unwrap();
+        let domains: Vec<&str> = inspection.opsets.keys().map(String::as_str).collect();
+        let (expected, functions): (&[&str], usize) = match lowering {
+            Lowering::Function => (&["ai.onnx", "ssamba"], 2),
+            Lowering::LinearAttention => (&["ai.onnx", "com.microsoft"], 0),
+            _ => (&["ai.onnx"], 0),
+        };
+        assert_eq!((domains, inspection.functions.len()), (expected.to_vec(), functions));
+        let loops = [Lowering::Scan, Lowering::ScanBlock].contains(&lowering);
+        assert_eq!(inspection.ops.get("Scan"), loops.then_some(&6), "{lowering}");
+        let written = (inspection.ir_version, inspection.opsets["ai.onnx"]);
+        assert_eq!(written, (ssamba_onnx::IR_VERSION, ssamba_onnx::OPSET));
+    }
+}
+
+/// With nothing of ours in the process: tract as anybody would use it.
+#[test]
+fn tract_alone_runs_loops_over_blocks() {
+    use tract_onnx::prelude::{
+        Datum, Framework, InferenceFact, InferenceModelExt, IntoRunnable, Tensor, tvec,
+    };
+    for input in [Input::Fbank, Input::Waveform] {
+        let exported =
+            exported(&Options { lowering: Lowering::ScanBlock, input, ..Options::default() });
+        let input = exported.input(1);
+        let fact = InferenceFact::dt_shape(f32::datum_type(), input.shape());
+        let model = tract_onnx::onnx().model_for_path(exported.path()).unwrap();
+        let model = model.with_input_fact(0, fact).unwrap().into_optimized().unwrap();
+        let tensor = Tensor::from_shape(input.shape(), input.data()).unwrap();
+        let outputs = model.into_runnable().unwrap().run(tvec!(tensor.into())).unwrap();
+        let got = outputs[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();
+        let (name, want) = exported.reference(&input).unwrap().remove(0);
+        let error = max_abs_error(&got, want.data());
+        assert!(name == "logits" && error <= NETWORK, "{error:e}");
+    }
+}
+
+/// What tract does not take it refuses in a sentence, instead of never coming back.
+#[test]
+fn tract_says_which_lowerings_are_not_for_it() {
+    for (lowering, words) in [
+        (Lowering::Scan, "it loops over single tokens"),
+        (
+            Lowering::LinearAttention,
+            "`com.microsoft::LinearAttention`, which ONNX Runtime alone has",
+        ),
+    ] {
+        let exported = lowered(lowering);
+        let opened = ssamba_tract::TractSession::open(exported.path(), &Default::default());
+        let error = format!("{:#}", opened.err().unwrap());
+        let way_out = error.ends_with("export with --lowering scan-block");
+        assert!(error.contains(words) && way_out, "{error}");
+    }
 }
 
 #[test]
 fn exporting_again_gives_the_same_bytes() {
-    for lowering in [Lowering::Function, Lowering::Chunk] {
-        let options = Options { embedding: true, lowering, ..Options::default() };
+    let inputs = [Input::Fbank, Input::Waveform];
+    for (lowering, input) in LOWERINGS.into_iter().flat_map(|l| inputs.map(|input| (l, input))) {
+        let options = Options { embedding: true, lowering, input, ..Options::default() };
         let read = || std::fs::read(exported(&options).path()).unwrap();
         assert!(read() == read());
     }
@@ -70,12 +164,28 @@ fn op_counts_of_the_keyword_model_in_eight_bits() {
 }
 
 #[test]
-fn eight_bits_are_not_for_chunks() {
+fn eight_bits_are_not_for_what_is_not_for_a_cpu() {
     let (checkpoint, recipe) = kws12().unwrap();
-    let (precision, lowering) = (Precision::I8, Lowering::Chunk);
-    let options = Options { precision, lowering, ..Options::default() };
-    let error = Exported::new(&checkpoint, recipe, &options).err().unwrap();
-    assert!(error.to_string().contains("TensorRT, which has no products in int8"), "{error}");
+    for (lowering, words) in [
+        (Lowering::Chunk, "TensorRT, which has no products in int8"),
+        (Lowering::LinearAttention, "`linear-attention` is for GPUs, and int8 for CPUs"),
+    ] {
+        let options = Options { precision: Precision::I8, lowering, ..Options::default() };
+        let error = Exported::new(&checkpoint, recipe.clone(), &options).err().unwrap();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_transformer_has_no_recurrence_to_lower() {
+    let config = ssamba_ssast::Config {
+        depth: 2,
+        ..ssamba_ssast::Config::published(Published::Tiny, Some(7))
+    };
+    let recipe = Recipe::built_in("speech-commands").unwrap();
+    let options = Options { lowering: Lowering::ScanBlock, ..Options::default() };
+    let error = Exported::new(&hashed::ssast(&config, 146), recipe, &options).err().unwrap();
+    assert!(error.to_string().contains("no recurrence to lower as `scan-block`"), "{error}");
 }
 
 fn ssast(attention: Option<Attention>) -> Exported {
@@ -140,7 +250,14 @@ fn the_onnx_project_s_checker_passes() {
         })
         .collect();
     let int8 = exported(&Options { precision: Precision::I8, ..Options::default() });
-    let files: Vec<Exported> = files.into_iter().chain([ssast(None), int8]).collect();
+    let inputs = [Input::Fbank, Input::Waveform];
+    let lowered = LOWERINGS.into_iter().flat_map(|l| inputs.map(|input| (l, input))).map(
+        |(lowering, input)| {
+            exported(&Options { lowering, input, embedding: true, ..Options::default() })
+        },
+    );
+    let files: Vec<Exported> =
+        files.into_iter().chain([ssast(None), int8]).chain(lowered).collect();
     let status =
         python::command("check_model.py").args(files.iter().map(Exported::path)).status().unwrap();
     assert!(status.success());

@@ -1,22 +1,27 @@
 //! Every runtime against candle, on the same files.
 //!
 //! The matrix is {tract, ONNX Runtime with our operator, stock ONNX Runtime in Python} x {micro,
-//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths; and for
-//! SSAST {plain attention in every runtime, fused attention in ONNX Runtime}.
+//! tiny, the bundled keyword model} x {one clip, three clips} x the published input lengths x every
+//! lowering x {filter banks, waveforms}; and for SSAST {plain attention in every runtime, fused
+//! attention in ONNX Runtime}.
 
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use ssamba_contract::{
-    Lowering, Session, Tensor,
+    Input, Lowering, Session, Tensor,
     io::{EMBEDDING, LOGITS},
 };
 use ssamba_model::{Checkpoint, Head, NormKind, Published, Recipe};
 use ssamba_onnx::{Attention, Options, Precision};
 use ssamba_tests::{
-    compare::{HALF, INT8, INT8_RUNTIMES, NETWORK, max_abs_error},
+    compare::{HALF, INT8, INT8_RUNTIMES, NETWORK, WAVEFORM, max_abs_error},
     hashed,
     suite::{Exported, kws12, onnx_runtimes, runtimes},
 };
+
+/// The lowerings without our operators.
+const PLAIN: [Lowering; 4] =
+    [Lowering::Scan, Lowering::ScanBlock, Lowering::Chunk, Lowering::LinearAttention];
 
 /// Standard operators alone.
 const CHUNKS: Options = Options {
@@ -25,32 +30,30 @@ const CHUNKS: Options = Options {
     attention: None,
     lowering: Lowering::Chunk,
     batch: None,
+    input: Input::Fbank,
     precision: Precision::F32,
+    gpu: false,
 };
-
-/// Deterministic input of the shape that the model takes.
-fn input(exported: &Exported, batch: usize) -> Tensor {
-    let shape = [batch, exported.card.front_end.n_frames, exported.card.front_end.n_mels];
-    Tensor::new(shape, hashed::hashed("x", shape.iter().product(), 1.0)).unwrap()
-}
 
 /// Runs one and three clips through every runtime and holds every output against candle.
 fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
     let exported = Exported::new(checkpoint, recipe, options).unwrap();
-    let onnx_alone =
-        options.attention == Some(Attention::Fused) || options.precision == Precision::F16;
-    let open = if onnx_alone { onnx_runtimes } else { runtimes };
+    let open = match options.attention {
+        Some(Attention::Fused) => onnx_runtimes,
+        _ => runtimes,
+    };
     let mut runtimes = open(&exported.path(), &exported.card).unwrap();
-    let tolerance = match options.precision {
-        Precision::F32 => NETWORK,
-        Precision::F16 => HALF,
-        Precision::I8 => INT8,
+    let tolerance = match (options.precision, options.input) {
+        (Precision::F32, Input::Fbank) => NETWORK,
+        (Precision::F32, Input::Waveform) => WAVEFORM,
+        (Precision::F16, _) => HALF,
+        (Precision::I8, _) => INT8,
     };
     for batch in [1, 3] {
-        let fbank = input(&exported, batch);
-        let reference = exported.reference(&fbank).unwrap();
+        let input = exported.input(batch);
+        let reference = exported.reference(&input).unwrap();
         for session in &mut runtimes {
-            let outputs = session.run(&fbank).unwrap();
+            let outputs = session.run(&input).unwrap();
             let names: Vec<&str> = outputs.iter().map(|(name, _)| name).collect();
             let mut wanted: Vec<&str> = reference.iter().map(|(name, _)| *name).collect();
             if !options.embedding {
@@ -103,9 +106,46 @@ fn tiny_speech_commands() {
 }
 
 #[test]
-fn tiny_speech_commands_in_chunks() {
+fn tiny_speech_commands_in_every_other_lowering() {
     let (checkpoint, recipe) = hashed_model(192, 24, "speech-commands");
-    check("192x24 speech-commands, chunks", &checkpoint, recipe, &CHUNKS);
+    for lowering in PLAIN {
+        let options = Options { lowering, ..Options::default() };
+        let what = format!("192x24 speech-commands, {lowering}");
+        check(&what, &checkpoint, recipe.clone(), &options);
+    }
+}
+
+/// With the front end inside, in every lowering.
+#[test]
+fn waveforms_in_every_lowering() {
+    let all = [Lowering::Function].into_iter().chain(PLAIN);
+    let tiny = hashed_model(192, 24, "speech-commands");
+    for (what, (checkpoint, recipe), lowerings) in [
+        ("kws12", kws12().unwrap(), all.collect()),
+        // What differs is before the recurrence: two tell.
+        ("tiny", tiny, vec![Lowering::Function, Lowering::ScanBlock]),
+    ] {
+        for lowering in lowerings {
+            let options =
+                Options { lowering, input: Input::Waveform, embedding: true, ..Options::default() };
+            check(&format!("{what} waveform, {lowering}"), &checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
+/// A long sequence: many blocks, and segments that hand the state on.
+#[test]
+fn long_sequences_in_every_other_lowering() {
+    let text = "frames = 1744\nmean = -4.0\nstd = 4.5\nstride = [8, 8]\n";
+    let recipe = Recipe::parse(text, "long").unwrap();
+    let config = ssamba_model::Config { depth: 2, ..hashed::published(192, 7) };
+    let (rows, columns) = recipe.grid(&config).unwrap();
+    assert_eq!((rows, columns), (15, 217));
+    let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
+    for lowering in [Lowering::ScanBlock, Lowering::LinearAttention] {
+        let options = Options { lowering, ..Options::default() };
+        check(&format!("3,256 tokens, {lowering}"), &checkpoint, recipe.clone(), &options);
+    }
 }
 
 #[test]
@@ -123,11 +163,16 @@ fn the_bundled_keyword_model() {
     let (checkpoint, recipe) = kws12().unwrap();
     for (what, options) in [
         ("kws12", Options { embedding: true, ..Options::default() }),
+        ("kws12 for a GPU", Options { gpu: true, ..Options::default() }),
         ("kws12 layer by layer", Options { pair_fusion: false, ..Options::default() }),
-        ("kws12 in chunks", Options { embedding: true, ..CHUNKS }),
-        ("kws12 layers in chunks", Options { pair_fusion: false, ..CHUNKS }),
     ] {
         check(what, &checkpoint, recipe.clone(), &options);
+    }
+    for lowering in PLAIN {
+        for (form, pair_fusion) in [("", true), (" layer by layer", false)] {
+            let options = Options { lowering, pair_fusion, embedding: true, ..Options::default() };
+            check(&format!("kws12, {lowering}{form}"), &checkpoint, recipe.clone(), &options);
+        }
     }
 }
 
@@ -146,13 +191,21 @@ fn every_option_of_a_recipe() {
         ("features", &superb, superb_recipe),
         ("per second", &dasl, dasl_recipe),
     ] {
-        for (form, pair_fusion, lowering) in [
-            ("fused", true, Lowering::Function),
-            ("layers", false, Lowering::Function),
-            ("chunks", true, Lowering::Chunk),
-        ] {
-            let options = Options { pair_fusion, lowering, embedding: true, ..Options::default() };
-            check(&format!("{what}, {form}"), checkpoint, recipe.clone(), &options);
+        let plain = PLAIN.map(|lowering| (true, lowering));
+        let layers = (false, Lowering::Function);
+        for (pair_fusion, lowering) in [layers, (true, Lowering::Function)].into_iter().chain(plain)
+        {
+            let inputs: &[Input] = match (pair_fusion, lowering) {
+                (true, Lowering::Function) => &[Input::Fbank, Input::Waveform],
+                _ => &[Input::Fbank],
+            };
+            for &input in inputs {
+                let embedding = true;
+                let options =
+                    Options { pair_fusion, lowering, embedding, input, ..Options::default() };
+                let what = format!("{what}, {lowering}, {input}, pairs {pair_fusion}");
+                check(&what, checkpoint, recipe.clone(), &options);
+            }
         }
     }
 }
@@ -176,7 +229,10 @@ fn sizes_are_not_wired_in() {
     let (rows, columns) = recipe.grid(&config).unwrap();
     let checkpoint = hashed::checkpoint(&config, NormKind::Layer, 1 + rows * columns);
     check("odd sizes", &checkpoint, recipe.clone(), &Options::default());
-    check("odd sizes in chunks", &checkpoint, recipe, &CHUNKS);
+    for lowering in PLAIN {
+        let options = Options { lowering, ..CHUNKS };
+        check(&format!("odd sizes, {lowering}"), &checkpoint, recipe.clone(), &options);
+    }
 }
 
 /// Half precision, in both forms of the pairs, with our kernels and with the function bodies.
@@ -184,13 +240,16 @@ fn sizes_are_not_wired_in() {
 fn half_precision() {
     let tiny = hashed_model(192, 24, "speech-commands");
     for (what, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny", tiny)] {
-        for (form, pair_fusion, lowering) in [
-            ("fused", true, Lowering::Function),
-            ("layers", false, Lowering::Function),
-            ("chunks", true, Lowering::Chunk),
+        for (form, pair_fusion, lowering, input) in [
+            ("fused", true, Lowering::Function, Input::Fbank),
+            ("layers", false, Lowering::Function, Input::Fbank),
+            ("waveform", true, Lowering::Function, Input::Waveform),
+            ("chunks", true, Lowering::Chunk, Input::Fbank),
+            ("blocks", true, Lowering::ScanBlock, Input::Fbank),
+            ("attention", true, Lowering::LinearAttention, Input::Waveform),
         ] {
             let precision = Precision::F16;
-            let options = Options { pair_fusion, lowering, precision, ..Options::default() };
+            let options = Options { pair_fusion, lowering, precision, input, ..Options::default() };
             check(&format!("{what} fp16, {form}"), &checkpoint, recipe.clone(), &options);
         }
     }
@@ -198,16 +257,16 @@ fn half_precision() {
 
 /// In eight bits every runtime computes the same sums of integers: they agree with each other far
 /// better than with candle.
-fn check_int8(what: &str, checkpoint: &Checkpoint, recipe: Recipe, pair_fusion: bool) {
-    let options = Options { precision: Precision::I8, pair_fusion, ..Options::default() };
+fn check_int8(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: Options) {
+    let options = Options { precision: Precision::I8, ..options };
     let exported = Exported::new(checkpoint, recipe.clone(), &options).unwrap();
     check(what, checkpoint, recipe, &options);
-    let fbank = input(&exported, 3);
+    let input = exported.input(3);
     let runs: Vec<(String, Tensor)> = runtimes(&exported.path(), &exported.card)
         .unwrap()
         .iter_mut()
         .map(|session| {
-            let outputs = session.run(&fbank).unwrap();
+            let outputs = session.run(&input).unwrap();
             (session.provider().into(), outputs.get(LOGITS).unwrap().clone())
         })
         .collect();
@@ -222,8 +281,14 @@ fn check_int8(what: &str, checkpoint: &Checkpoint, recipe: Recipe, pair_fusion: 
 fn eight_bits() {
     let tiny = hashed_model(192, 24, "speech-commands");
     for (what, (checkpoint, recipe)) in [("kws12", kws12().unwrap()), ("tiny", tiny)] {
-        for (form, pair_fusion) in [("fused", true), ("layers", false)] {
-            check_int8(&format!("{what} int8, {form}"), &checkpoint, recipe.clone(), pair_fusion);
+        let default = Options::default();
+        for (form, options) in [
+            ("fused", default),
+            ("layers", Options { pair_fusion: false, ..default }),
+            ("blocks", Options { lowering: Lowering::ScanBlock, ..default }),
+            ("waveform", Options { input: Input::Waveform, ..default }),
+        ] {
+            check_int8(&format!("{what} int8, {form}"), &checkpoint, recipe.clone(), options);
         }
     }
     let config = ssamba_ssast::Config {
@@ -231,7 +296,7 @@ fn eight_bits() {
         ..ssamba_ssast::Config::published(Published::Tiny, Some(7))
     };
     let recipe = Recipe::built_in("speech-commands").unwrap();
-    check_int8("ssast int8", &hashed::ssast(&config, 146), recipe, true);
+    check_int8("ssast int8", &hashed::ssast(&config, 146), recipe, Options::default());
 }
 
 /// Products that ONNX Runtime does not fuse cost more than they save.
@@ -242,7 +307,7 @@ fn onnx_runtime_fuses_every_product_in_eight_bits() {
     let exported = Exported::new(&checkpoint, recipe, &options).unwrap();
     let profiled = ssamba_ort::Options { profile: true, ..Default::default() };
     let mut session = ssamba_ort::OrtSession::open(exported.path(), &profiled).unwrap();
-    session.run(&input(&exported, 1)).unwrap();
+    session.run(&exported.input(1)).unwrap();
     let placement = session.placement().unwrap();
     let count = |op: &str| placement.nodes().iter().filter(|node| node.op_type == op).count();
     let found =
@@ -264,6 +329,10 @@ fn ssast(what: &str, config: &ssamba_ssast::Config, recipe: Recipe) {
             let options = Options { attention, precision, embedding: true, ..Options::default() };
             let what = format!("ssast {what}, {form}, {precision}");
             check(&what, &checkpoint, recipe.clone(), &options);
+            if form == Attention::Plain && precision == Precision::F32 {
+                let options = Options { input: Input::Waveform, ..options };
+                check(&format!("{what}, waveform"), &checkpoint, recipe.clone(), &options);
+            }
         }
     }
 }
@@ -302,8 +371,8 @@ fn a_fused_pair_is_its_two_layers() {
     for pair_fusion in [true, false] {
         let options = Options { pair_fusion, ..Options::default() };
         let exported = Exported::new(&checkpoint, recipe.clone(), &options).unwrap();
-        let fbank = input(&exported, 1);
-        let outputs = runtimes(&exported.path(), &exported.card).unwrap()[0].run(&fbank).unwrap();
+        let input = exported.input(1);
+        let outputs = runtimes(&exported.path(), &exported.card).unwrap()[0].run(&input).unwrap();
         logits.push(outputs.get(LOGITS).unwrap().data().to_vec());
     }
     let error = max_abs_error(&logits[0], &logits[1]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ssamba_contract::Tensor;
+use ssamba_contract::{Tensor, op::Combine};
 use ssamba_onnx::{conv_model, scan_model};
 use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession, suite::no_card};
 
@@ -11,6 +11,7 @@ use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession,
 struct Problem {
     groups: usize,
     reverse: &'static [bool],
+    combine: Combine,
     batch: usize,
     seq_len: usize,
     d_inner: usize,
@@ -49,7 +50,8 @@ impl Problem {
         let streams = self.reverse.len();
         let directions = streams / groups;
         let at = |operand: usize, index: usize| f64::from(operands[operand].data()[index]);
-        let mut y = vec![0.0; batch * seq_len * groups * d_inner];
+        let blocks = if self.combine == Combine::Sum { groups } else { streams };
+        let mut y = vec![0.0; batch * seq_len * blocks * d_inner];
         for b in 0..batch {
             for (stream, &reverse) in self.reverse.iter().enumerate() {
                 for channel in 0..d_inner {
@@ -67,8 +69,10 @@ impl Problem {
                                 + dt * at(3, narrow) * u;
                             sum += at(4, narrow) * *h;
                         }
-                        let out = (row * groups + stream / directions) * d_inner + channel;
-                        let z = at(6, out);
+                        let mixer = stream / directions;
+                        let z = at(6, (row * groups + mixer) * d_inner + channel);
+                        let block = if self.combine == Combine::Sum { mixer } else { stream };
+                        let out = (row * blocks + block) * d_inner + channel;
                         y[out] += scale * sum * z / (1.0 + (-z).exp());
                     }
                 }
@@ -95,7 +99,10 @@ fn kernel(problem: &Problem, operands: &[Tensor; 8], scale: f32) -> Vec<f32> {
         groups: problem.groups,
         reverse: problem.reverse,
         delta_softplus: true,
-        combine: ssamba_scan::Combine::Sum,
+        combine: match problem.combine {
+            Combine::Sum => ssamba_scan::Combine::Sum,
+            Combine::None => ssamba_scan::Combine::None,
+        },
         scale,
         u,
         delta,
@@ -126,6 +133,7 @@ fn kernel_and_function_body_compute_the_definition() {
         [(1, BOTH, 8), (2, PAIR, 13)].map(|(groups, reverse, d_inner)| Problem {
             groups,
             reverse,
+            combine: Combine::Sum,
             batch: 2,
             seq_len,
             d_inner,
@@ -136,6 +144,7 @@ fn kernel_and_function_body_compute_the_definition() {
     let usual = Problem {
         groups: 1,
         reverse: BOTH,
+        combine: Combine::Sum,
         batch: 3,
         seq_len: 33,
         d_inner: 8,
@@ -151,16 +160,19 @@ fn kernel_and_function_body_compute_the_definition() {
         Problem { reverse: SWAPPED, ..usual },
         Problem { groups: 2, reverse: BOTH, ..usual },
         Problem { groups: 2, reverse: CROSSED, ..usual },
+        Problem { combine: Combine::None, ..usual },
+        Problem { combine: Combine::None, reverse: FORWARD, ..usual },
+        Problem { combine: Combine::None, groups: 2, reverse: CROSSED, ..usual },
         Problem { d_state: 1, ..usual },
         Problem { d_state: 5, ..usual },
         Problem { d_state: 32, ..usual },
     ];
     for problem in by_length.chain(special) {
-        let Problem { groups, reverse, d_inner, d_state, .. } = problem;
+        let Problem { groups, reverse, combine, d_inner, d_state, .. } = problem;
         let scale = 0.5;
         let model = folder.path().join("scan.onnx");
-        std::fs::write(&model, scan_model(groups, reverse, scale, d_inner, d_state).unwrap())
-            .unwrap();
+        let bytes = scan_model(groups, reverse, combine, scale, d_inner, d_state).unwrap();
+        std::fs::write(&model, bytes).unwrap();
         let operands = problem.operands();
         let want = problem.definition(&operands, f64::from(scale));
         // Errors of a sum are judged by the size of what it sums up to.

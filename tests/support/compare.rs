@@ -5,6 +5,9 @@ use candle_core::Tensor;
 /// Network outputs against the PyTorch goldens, and runtimes against candle: absolute, `f32`.
 pub const NETWORK: f32 = 1e-4;
 
+/// Outputs of files with the front end inside against the front end in `f64` and candle: absolute.
+pub const WAVEFORM: f32 = 1e-3;
+
 /// Logits of files in half precision against candle: absolute, what the rounding of every sequence
 /// and matrix may cost a whole network.
 pub const HALF: f32 = 2e-2;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ssamba_contract::{Card, FrontEnd, Lowering, Order, Precision, Scores, Session, Tensor};
+use ssamba_contract::{Card, FrontEnd, Input, Lowering, Order, Precision, Scores, Session, Tensor};
+use ssamba_features::Extractor;
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::{Network, Options, Weights, card, export};
 use tempfile::TempDir;
 
-use crate::{compare::values, python::StockSession};
+use crate::{compare::values, hashed, python::StockSession};
 
 /// A network, exported to a file that lives as long as this.
 pub struct Exported {
@@ -27,8 +28,11 @@ impl Exported {
     pub fn new(checkpoint: &Checkpoint, recipe: Recipe, options: &Options) -> Result<Self> {
         let network = Weights::load(checkpoint, None)?.with(recipe)?;
         let card = card(&network, "suite", "")?;
+        let &Options { precision, lowering, batch, input, .. } = options;
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("model.onnx"), export(&network, &card, options)?)?;
+        // As the file says it.
+        let card = Card { precision, lowering, batch, input, ..card };
         Ok(Self { network, card, folder })
     }
 
@@ -37,35 +41,72 @@ impl Exported {
         self.folder.path().join("model.onnx")
     }
 
-    /// The reference's outputs for the names that a runtime gave, on `fbank`.
+    /// Deterministic input of `batch` clips that fill the model's frames.
+    ///
+    /// # Panics
+    /// Never for shapes that fit in memory.
+    pub fn input(&self, batch: usize) -> Tensor {
+        let shape = self.card.window_shape(batch);
+        let data = hashed::hashed("x", shape.iter().product(), 1.0);
+        Tensor::new(shape, data).expect("as many values")
+    }
+
+    /// The reference's outputs for the names that a runtime gave, on what the file takes.
     ///
     /// # Errors
-    /// When candle fails.
-    pub fn reference(&self, fbank: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
-        use ssamba_contract::io::{EMBEDDING, FEATURES, LOGITS};
+    /// When the front end or candle fails.
+    pub fn reference(&self, input: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        use ssamba_contract::io::{EMBEDDING, FEATURES, LOGITS, SCORES};
         let device = candle_core::Device::Cpu;
-        let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
-        let outputs = self.network.forward(&input)?;
-        [
+        let fbank = match self.card.input {
+            Input::Fbank => input.clone(),
+            Input::Waveform => self.fbank(input)?,
+        };
+        let fbank = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
+        let outputs = self.network.forward(&fbank)?;
+        let named = [
             (LOGITS, outputs.logits),
             (FEATURES, outputs.features),
             (EMBEDDING, Some(outputs.embedding)),
-        ]
-        .into_iter()
-        .filter_map(|(name, tensor)| Some((name, tensor?)))
-        .map(|(name, tensor)| Ok((name, Tensor::new(tensor.dims(), values(&tensor))?)))
-        .collect()
+        ];
+        let tensors = named.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)));
+        let mut outputs = tensors
+            .map(|(name, tensor)| Ok((name, Tensor::new(tensor.dims(), values(&tensor))?)))
+            .collect::<Result<Vec<_>>>()?;
+        if let [(LOGITS, logits), ..] = &outputs[..]
+            && self.card.input == Input::Waveform
+        {
+            let scores = self.card.scores_of(logits)?;
+            outputs.insert(1, (SCORES, scores));
+        }
+        Ok(outputs)
+    }
+
+    /// Filter banks of waveforms, `[batch, n_frames, n_mels]`.
+    ///
+    /// # Errors
+    /// When a waveform is shorter than one frame.
+    pub fn fbank(&self, waveforms: &Tensor) -> Result<Tensor> {
+        let mut extractor = Extractor::new(&self.card.front_end)?;
+        let mut data = Vec::new();
+        for clip in 0..waveforms.shape()[0] {
+            data.extend(extractor.extract(waveforms.row(clip))?.fbank.data());
+        }
+        let fbank = Card { input: Input::Fbank, ..self.card.clone() };
+        Ok(Tensor::new(fbank.window_shape(waveforms.shape()[0]), data)?)
     }
 }
 
-/// Every runtime of the matrix on one file: tract, ONNX Runtime with our operator, and the stock
-/// Python package that runs the function body.
+/// Every runtime of the matrix on one file: tract, unless the file is of a kind that it refuses, ONNX
+/// Runtime with our operator, and the stock Python package without it.
 ///
 /// # Errors
 /// When one of them cannot open the file.
 pub fn runtimes(path: &Path, card: &Card) -> Result<Vec<Box<dyn Session>>> {
-    let tract = ssamba_tract::TractSession::open(path, &Default::default())?;
-    let mut all: Vec<Box<dyn Session>> = vec![Box::new(tract)];
+    let mut all: Vec<Box<dyn Session>> = Vec::new();
+    if card.beyond_tract().is_none() {
+        all.push(Box::new(ssamba_tract::TractSession::open(path, &Default::default())?));
+    }
     all.extend(onnx_runtimes(path, card)?);
     Ok(all)
 }
@@ -104,6 +145,8 @@ pub fn no_card() -> Card {
         precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
+        self_test: None,
+        input: Input::Fbank,
     }
 }
 

@@ -6,23 +6,27 @@ use onnx_protobuf::{
 };
 use protobuf::Message;
 use ssamba_contract::{
-    Card, Lowering,
-    io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS},
+    Card, Input, Lowering, Scores,
+    io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS, SAMPLES, SCORES, WAVEFORM},
+    op::Combine,
 };
-use ssamba_model::{Head, Model, head::SECONDS};
+use ssamba_model::{Config, Head, Model, head::SECONDS};
 
 use crate::{
     Attention, Network, Precision,
     conv_function::ConvConfiguration,
     function::{ScanConfiguration, model_proto},
-    graph::{Axis, Constants, GraphBuilder, Value, float_value},
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
     lower::{
         block::Encoder,
+        front_end::front_end,
         head::{Results, head},
+        linear_attention,
         patch_embed::patch_embed,
         ssast,
     },
     quantize::{Layer, Quantizer, Selection},
+    shapes::{self, Limit},
 };
 
 /// What can be chosen about an export.
@@ -46,6 +50,12 @@ pub struct Options {
     pub lowering: Lowering,
     /// Clips that a run takes; `None` leaves it free.
     pub batch: Option<usize>,
+    /// What the file takes: filter banks, or a waveform, and then the front end is in the graph and
+    /// the scores are an output beside the logits.
+    pub input: Input,
+    /// Lay SSAMBA's own operators and the products before them out for a GPU, which would rather
+    /// multiply by zeros than copy: less memory, and on a CPU less speed. Half precision always is.
+    pub gpu: bool,
 }
 
 impl Default for Options {
@@ -57,6 +67,8 @@ impl Default for Options {
             precision: Precision::default(),
             lowering: Lowering::default(),
             batch: None,
+            input: Input::default(),
+            gpu: false,
         }
     }
 }
@@ -74,6 +86,7 @@ fn ssamba(
     g: &mut GraphBuilder,
     model: &Model,
     options: &Options,
+    fbank: &Value,
 ) -> Result<(Results, Vec<FunctionProto>)> {
     let config = &model.weights().config;
     let recipe = model.recipe();
@@ -90,6 +103,12 @@ fn ssamba(
     let scan = ScanConfiguration {
         groups,
         reverse,
+        // What the scan puts out takes the place of what it reads, and the out-projection adds the
+        // directions: worth it where products cost least.
+        combine: match options.precision {
+            Precision::F32 | Precision::I8 => Combine::Sum,
+            Precision::F16 => Combine::None,
+        },
         // Halving is a power of two, folded into the out-projection.
         scale: 1.0,
         d_inner: config.d_inner,
@@ -98,9 +117,10 @@ fn ssamba(
     };
 
     let precision = values(options);
-    let encoder =
-        Encoder { model, conv: &conv, scan: &scan, precision, lowering: options.lowering };
-    let tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
+    let lowering = options.lowering;
+    let gpu = options.gpu || options.precision == Precision::F16;
+    let encoder = Encoder { model, conv: &conv, scan: &scan, precision, lowering, gpu };
+    let tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
     let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
     if precision != Precision::F32 {
         rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
@@ -108,7 +128,7 @@ fn ssamba(
     let results = head(g, &encoder, &rho, k)?;
     let functions = match options.lowering {
         Lowering::Function => vec![conv.function(), scan.function()],
-        Lowering::Chunk => Vec::new(),
+        _ => Vec::new(),
     };
     Ok((results, functions))
 }
@@ -146,40 +166,55 @@ pub fn export_selected(
 ) -> Result<Quantized> {
     let mut g = GraphBuilder::new(Constants::Initializers);
     if options.precision == Precision::I8 {
-        if options.lowering == Lowering::Chunk {
+        if options.gpu {
             bail!(
-                "files of chunks are for TensorRT, which has no products in int8: export one or the other"
+                "a file in int8 is for CPUs, and cannot be laid out for a GPU: export one or the other"
             );
+        }
+        match options.lowering {
+            Lowering::Chunk => bail!(
+                "files of chunks are for TensorRT, which has no products in int8: export one or the other"
+            ),
+            Lowering::LinearAttention => {
+                bail!("`linear-attention` is for GPUs, and int8 for CPUs: export one or the other")
+            }
+            _ => {}
         }
         g.quantizer = Quantizer::new(selection);
     }
+    let fbank = match options.input {
+        Input::Fbank => Value::named(FBANK),
+        Input::Waveform => front_end(&mut g, &card.front_end, &Value::named(WAVEFORM))?,
+    };
     let (results, functions) = match network {
         Network::Ssamba(model) => {
             if let Some(attention) = options.attention {
                 bail!("SSAMBA has no attention to lower as `{attention}`, only SSAST has");
             }
-            ssamba(&mut g, model, options)?
+            ssamba(&mut g, model, options, &fbank)?
         }
-        Network::Ssast(model) => (ssast::lower(&mut g, model, options)?, Vec::new()),
+        Network::Ssast(model) => (ssast::lower(&mut g, model, options, &fbank)?, Vec::new()),
     };
-    let output = outputs(&mut g, network, &results, options);
+    let output = outputs(&mut g, network, &results, card.scores, options);
     let layers = g.quantizer.layers().to_vec();
     let precision = match layers.iter().any(|layer| selection.contains(&layer.name)) {
         true => options.precision,
         false => values(options),
     };
 
-    let front_end = &card.front_end;
-    let input_axes =
-        [batch(options), Axis::Fixed(front_end.n_frames), Axis::Fixed(front_end.n_mels)];
+    let &Options { lowering, batch, input, .. } = options;
+    let card = Card { precision, lowering, batch, input, ..card.clone() };
     let graph = GraphProto {
         name: network.architecture().to_string(),
-        input: vec![float_value(FBANK, &input_axes)],
+        input: vec![float_value(card.input_name(), &input_axes(&card))],
         output,
         ..g.into_graph()
     };
-    let &Options { lowering, batch, .. } = options;
-    let card = Card { precision, lowering, batch, ..card.clone() };
+    if let Network::Ssamba(model) = network {
+        let one = Card { batch: None, ..card.clone() };
+        let inputs = [(card.input_name(), one.window_shape(1))];
+        shapes::check(&graph, &functions, &inputs, limit(model, lowering))?;
+    }
     let metadata = card.to_metadata().into_iter();
     let proto = ModelProto {
         metadata_props: metadata
@@ -191,6 +226,25 @@ pub fn export_selected(
     Ok(Quantized { bytes, layers })
 }
 
+/// What no value of a file may hold.
+fn limit(model: &Model, lowering: Lowering) -> Limit {
+    let config = &model.weights().config;
+    let allowed = match lowering {
+        // The operator asks for every decay, and gets as many as can be bound.
+        Lowering::LinearAttention => linear_attention::BINDING / size_of::<f32>(),
+        _ => 0,
+    };
+    let &Config { d_inner, d_state, .. } = config;
+    Limit { seq_len: model.seq_len(), d_inner, d_state, allowed }
+}
+
+/// Free axes are the batch and, of a waveform, the samples.
+fn input_axes(card: &Card) -> Vec<Axis> {
+    let axes = card.input_axes().into_iter().zip([BATCH, SAMPLES]);
+    let axes = axes.map(|(axis, name)| axis.map_or(Axis::Named(name), Axis::Fixed));
+    axes.chain(card.input_axes().into_iter().skip(2).flatten().map(Axis::Fixed)).collect()
+}
+
 fn batch(options: &Options) -> Axis {
     options.batch.map_or(Axis::Named(BATCH), Axis::Fixed)
 }
@@ -200,6 +254,7 @@ fn outputs(
     g: &mut GraphBuilder,
     network: &Network,
     results: &Results,
+    scores: Scores,
     options: &Options,
 ) -> Vec<ValueInfoProto> {
     let config = network.sizes();
@@ -211,7 +266,16 @@ fn outputs(
     let mut declared = Vec::new();
     if let Some(logits) = &results.logits {
         g.output(logits, LOGITS);
-        declared.push(float_value(LOGITS, &clip(config.n_classes.unwrap_or_default())));
+        let axes = clip(config.n_classes.unwrap_or_default());
+        declared.push(float_value(LOGITS, &axes));
+        if options.input == Input::Waveform {
+            let scores = match scores {
+                Scores::Softmax => g.node("Softmax", &[logits], &[("axis", Attribute::Int(-1))]),
+                Scores::Sigmoid => g.node("Sigmoid", &[logits], &[]),
+            };
+            g.output(&scores, SCORES);
+            declared.push(float_value(SCORES, &axes));
+        }
     }
     if let Some(features) = &results.features {
         let (rows, columns) = network.grid();
@@ -248,8 +312,10 @@ pub fn card(network: &Network, name: &str, checkpoint_sha256: &str) -> Result<Ca
         checkpoint_sha256: checkpoint_sha256.into(),
         converter: concat!("ssamba-edge ", env!("CARGO_PKG_VERSION")).into(),
         network: network.summary()?,
+        input: Input::default(),
         precision: Precision::default(),
         lowering: Lowering::default(),
         batch: None,
+        self_test: None,
     })
 }

@@ -12,7 +12,7 @@ use onnx_protobuf::{
 };
 use protobuf::{Message, MessageField};
 use ssamba_contract::op::{
-    DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
+    Combine, DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
 };
 
 use crate::{
@@ -21,17 +21,17 @@ use crate::{
 };
 
 /// Standard operator set that graph and function are written in.
-pub(crate) const OPSET: i64 = 20;
+pub const OPSET: i64 = 20;
 /// Version of the file format: the newest that onnx-protobuf 0.2 writes.
-const IR_VERSION: i64 = 10;
+pub const IR_VERSION: i64 = 10;
 
-/// The one configuration of `SelectiveScan` in a model: softplus on, directions summed, all
-/// optional operands present.
+/// The one configuration of `SelectiveScan` in a model: softplus on, all optional operands present.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ScanConfiguration {
     pub(crate) groups: usize,
     /// Per stream; stream `g * directions + k`.
     pub(crate) reverse: Vec<bool>,
+    pub(crate) combine: Combine,
     pub(crate) scale: f32,
     pub(crate) d_inner: usize,
     pub(crate) d_state: usize,
@@ -47,7 +47,7 @@ impl ScanConfiguration {
             (attribute::GROUPS, Attribute::Int(self.groups as i64)),
             (attribute::REVERSE, Attribute::Ints(reverse)),
             (attribute::DELTA_SOFTPLUS, Attribute::Int(1)),
-            (attribute::COMBINE, Attribute::Text("sum")),
+            (attribute::COMBINE, Attribute::Text(self.combine.as_str())),
             (attribute::SCALE, Attribute::Float(self.scale)),
             (attribute::GATE, Attribute::Text("silu")),
         ]
@@ -121,8 +121,9 @@ impl ScanConfiguration {
         let mut y = g.add(&y, &skip);
 
         let groups = self.groups as i64;
-        if streams != groups {
-            let split = g.reshape(&y, &[0, 0, groups, streams / groups, d_inner]);
+        let directions = streams / groups;
+        if directions > 1 && self.combine == Combine::Sum {
+            let split = g.reshape(&y, &[0, 0, groups, directions, d_inner]);
             let axes = g.integers(&[3]);
             y = g.node("ReduceSum", &[&split, &axes], &[("keepdims", Attribute::Int(0))]);
             y = g.reshape(&y, &[0, 0, groups * d_inner]);
@@ -131,8 +132,15 @@ impl ScanConfiguration {
             let scale = g.floats("scale", &[], &[f64::from(self.scale)]);
             y = g.mul(&y, &scale);
         }
-        let gate = g.silu(&z);
-        let y = g.mul(&y, &gate);
+        let mut gate = g.silu(&z);
+        if directions > 1 && self.combine == Combine::None {
+            gate = g.reshape(&gate, &[0, 0, groups, 1, d_inner]);
+            let split = g.reshape(&y, &[0, 0, groups, directions, d_inner]);
+            let gated = g.mul(&split, &gate);
+            y = g.reshape(&gated, &[0, 0, streams * d_inner]);
+        } else {
+            y = g.mul(&y, &gate);
+        }
         match self.precision {
             Precision::F32 => y,
             half => g.cast(&y, half),
@@ -197,6 +205,7 @@ impl ScanConfiguration {
 pub fn scan_model(
     groups: usize,
     reverse: &[bool],
+    combine: Combine,
     scale: f32,
     d_inner: usize,
     d_state: usize,
@@ -205,12 +214,14 @@ pub fn scan_model(
     let scan = ScanConfiguration {
         groups,
         reverse: reverse.to_vec(),
+        combine,
         scale,
         d_inner,
         d_state,
         precision: Precision::F32,
     };
     let (free, streams) = (|name| Axis::Named(name), reverse.len());
+    let blocks = if combine == Combine::Sum { groups } else { streams };
     let sequence = |width| vec![free("batch"), free("tokens"), Axis::Fixed(width)];
     let axes = [
         sequence(streams * d_inner),
@@ -231,7 +242,7 @@ pub fn scan_model(
     let graph = GraphProto {
         name: "scan".into(),
         input: OPERANDS.iter().zip(&axes).map(|(name, axes)| float_value(name, axes)).collect(),
-        output: vec![float_value("y", &sequence(groups * d_inner))],
+        output: vec![float_value("y", &sequence(blocks * d_inner))],
         ..g.into_graph()
     };
     Ok(model_proto(graph, vec![scan.function()]).write_to_bytes()?)

@@ -97,8 +97,12 @@ fn data_type(precision: Precision) -> DataType {
 pub(crate) struct GraphBuilder {
     constants: Constants,
     scopes: Vec<String>,
+    /// Scopes of the whole graph: that of the node whose body it is.
+    root: Vec<String>,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
+    /// Types of values that cannot be inferred.
+    declared: Vec<ValueInfoProto>,
     /// Integer constants by content: shapes and axes recur.
     shared: BTreeMap<Vec<i64>, Value>,
     /// How often a name was wanted, to tell namesakes apart.
@@ -113,11 +117,30 @@ impl GraphBuilder {
             quantizer: Quantizer::default(),
             constants,
             scopes: Vec::new(),
+            root: Vec::new(),
+            declared: Vec::new(),
             nodes: Vec::new(),
             initializers: Vec::new(),
             shared: BTreeMap::new(),
             taken: BTreeMap::new(),
         }
+    }
+
+    /// The body of a node to come in the open scopes: no name of it is one outside.
+    pub(crate) fn nested(&self, leaf: &str) -> Self {
+        let mut root = self.scopes.clone();
+        root.push(leaf.into());
+        Self { scopes: root.clone(), root, ..Self::new(Constants::Initializers) }
+    }
+
+    /// A value of the open scopes that exists already: a formal parameter of a body.
+    pub(crate) fn named(&self, leaf: &str) -> Value {
+        Value(self.path(leaf))
+    }
+
+    /// Tells the shape of a value of `f32` where the node's operator is not the standard's.
+    pub(crate) fn declare(&mut self, value: &Value, axes: &[Axis]) {
+        self.declared.push(float_value(value.name(), axes));
     }
 
     /// Builds inside a named scope.
@@ -244,7 +267,7 @@ impl GraphBuilder {
             raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
             ..Default::default()
         };
-        let scopes = std::mem::take(&mut self.scopes);
+        let scopes = std::mem::replace(&mut self.scopes, self.root.clone());
         let words: Vec<String> =
             data.iter().map(|value| value.to_string().replace('-', "m")).collect();
         let value = self.constant(&format!("ints_{}", words.join("_")), tensor);
@@ -303,7 +326,12 @@ impl GraphBuilder {
 
     /// Nodes and constants; the caller declares inputs and outputs.
     pub(crate) fn into_graph(self) -> GraphProto {
-        GraphProto { node: self.nodes, initializer: self.initializers, ..Default::default() }
+        GraphProto {
+            node: self.nodes,
+            initializer: self.initializers,
+            value_info: self.declared,
+            ..Default::default()
+        }
     }
 
     // Shorthands for the nodes that the lowerings use most.

@@ -1,10 +1,11 @@
 //! SSAMBA and SSAST weights to ONNX, declaratively: every node is written on purpose, nothing is traced.
 //!
 //! Operator set 20, IR version 10, input `fbank` `[batch, n_frames, n_mels]`, outputs `logits` and on
-//! request `embedding`. Convolutions and recurrences are nodes `ssamba::ShortConv` and
+//! request `embedding`; or input `waveform` `[batch, samples]`, with the front end in the graph and
+//! `scores` beside the logits. Convolutions and recurrences are nodes `ssamba::ShortConv` and
 //! `ssamba::SelectiveScan` (see [`ssamba_contract::op`]) with model-local function bodies: a runtime
-//! with our operators uses them, any other runs the bodies.
-//! [`Lowering::Chunk`](ssamba_contract::Lowering::Chunk) writes both in plain operators instead. The
+//! with our operators uses them, any other runs the bodies. Every other
+//! [`Lowering`](ssamba_contract::Lowering) writes both without our operators and without functions. The
 //! attention of SSAST is standard nodes, or on request ONNX Runtime's `MultiHeadAttention`
 //! ([`Attention`]). Weights are embedded, in [`Precision::I8`] most of them in eight bits; the card rides
 //! in the metadata.
@@ -17,13 +18,14 @@ mod inspect;
 mod lower;
 mod network;
 mod quantize;
+mod shapes;
 
 pub use conv_function::conv_model;
 pub use export::{Options, Quantized, card, export, export_selected};
-pub use function::scan_model;
+pub use function::{IR_VERSION, OPSET, scan_model};
 pub use inspect::{Inspection, inspect};
-pub use lower::chunk::chunk_model;
 pub use lower::ssast::attention::Attention;
+pub use lower::{chunk::chunk_model, front_end::front_end_model};
 pub use network::{Architecture, Network, Weights};
 pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;

@@ -9,15 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use ssamba_contract::{Card, Session, io::LOGITS};
-use ssamba_features::Extractor;
+use ssamba_contract::{Card, Input, Session, io::LOGITS};
 use ssamba_model_common::Head;
 use ssamba_onnx::{Layer, Options, Quantized, Selection, export_selected};
 
 use crate::{
     audio,
     convert::Source,
-    listen::{Clip, hear, prepare, top},
+    listen::{Clip, Reader, hear, top},
     provider::{Provider, RuntimeArgs},
     terminal,
 };
@@ -100,8 +99,8 @@ impl Clips {
             card.labels.iter().position(|label| label == folder)
         };
         let truth = files.iter().map(class).collect();
-        let mut extractor = Extractor::new(&card.front_end)?;
-        let clips = files.iter().map(|file| prepare(file, &mut extractor));
+        let mut reader = Reader::new(card)?;
+        let clips = files.iter().map(|file| reader.read(file));
         Ok(Self { clips: clips.collect::<Result<_>>()?, truth })
     }
 }
@@ -223,13 +222,15 @@ pub fn calibrate(
 
     let folder = tempfile::tempdir().context("no room for the files to measure")?;
     let file = folder.path().join("model.onnx");
-    let lower = |names| export_selected(network, card, options, &Selection::Only(names));
+    let lower = |options, names| export_selected(network, card, options, &Selection::Only(names));
+    // The front end is the same in every file: it is computed once.
+    let measured = Options { input: Input::Fbank, ..*options };
     let answers = |file_bytes: &[u8]| {
         fs::write(&file, file_bytes).context("no room for the files to measure")?;
         Answers::of(provider.open(&file, &runtime)?.as_mut(), &clips)
     };
     progress("running in single precision".into());
-    let Quantized { bytes, layers } = lower(BTreeSet::new())?;
+    let Quantized { bytes, layers } = lower(&measured, BTreeSet::new())?;
     let reference = answers(&bytes)?;
     let truth = clips.truth.as_deref();
     let (fates, total) = choose(&layers, asked.max_drop, |names| {
@@ -237,11 +238,11 @@ pub fn calibrate(
             Some(name) if names.len() == 1 => format!("running with {name} quantised"),
             _ => format!("running with {} layers quantised", names.len()),
         });
-        let bytes = lower(names.clone())?.bytes;
+        let bytes = lower(&measured, names.clone())?.bytes;
         Ok(answers(&bytes)?.drift(&reference, truth))
     })?;
 
-    let bytes = lower(quantised(&layers, &fates))?.bytes;
+    let bytes = lower(options, quantised(&layers, &fates))?.bytes;
     let lines = layers.iter().zip(fates).map(|(layer, (alone, kept))| Line {
         layer: layer.name.clone(),
         form: layer.form.to_string(),

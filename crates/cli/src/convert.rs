@@ -10,11 +10,15 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 use ssamba_contract::{
-    Card, Outputs, Session, Tensor,
-    io::{EMBEDDING, FEATURES, LOGITS},
+    Card, Input, Outputs, SelfTest, Session, Tensor,
+    io::{EMBEDDING, FEATURES, LOGITS, SCORES},
+    self_test,
 };
+use ssamba_features::Extractor;
 use ssamba_model_common::{Checkpoint, Recipe, recipe::check_labels, recipes_for};
-use ssamba_onnx::{Architecture, Network, Weights};
+use ssamba_onnx::{Architecture, Network, Options, Weights};
+
+use crate::verify::tolerance;
 
 /// What a checkpoint cannot tell, on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -200,6 +204,15 @@ impl CandleSession {
     }
 }
 
+/// The test that a file with these options carries; `None` for a network that puts out nothing.
+pub fn self_test(network: &Network, card: &Card, options: &Options) -> Result<Option<SelfTest>> {
+    let &Options { batch, input, precision, .. } = options;
+    let card = Card { batch, input, ..card.clone() };
+    let test = self_test::input(&card)?;
+    let outputs = CandleSession::new(network.clone(), card).run(&test)?;
+    Ok(SelfTest::new(outputs.iter(), tolerance(precision, input)))
+}
+
 impl Session for CandleSession {
     fn provider(&self) -> &str {
         "candle"
@@ -209,10 +222,22 @@ impl Session for CandleSession {
         &self.card
     }
 
-    fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
+    fn run(&mut self, input: &Tensor) -> Result<Outputs> {
         let device = candle_core::Device::Cpu;
-        let input = candle_core::Tensor::from_slice(fbank.data(), fbank.shape(), &device)?;
-        let outputs = self.network.forward(&input)?;
+        let of = |tensor: &Tensor| {
+            candle_core::Tensor::from_slice(tensor.data(), tensor.shape(), &device)
+        };
+        let fbank = match self.card.input {
+            Input::Fbank => of(input)?,
+            Input::Waveform => {
+                let mut extractor = Extractor::new(&self.card.front_end)?;
+                let clips = (0..input.shape()[0])
+                    .map(|clip| Ok(of(&extractor.extract(input.row(clip))?.fbank)?))
+                    .collect::<Result<Vec<_>>>()?;
+                candle_core::Tensor::stack(&clips, 0)?
+            }
+        };
+        let outputs = self.network.forward(&fbank)?;
         let named = [
             (LOGITS, outputs.logits),
             (FEATURES, outputs.features),
@@ -223,6 +248,11 @@ impl Session for CandleSession {
             let data = tensor.flatten_all()?.to_vec1()?;
             Ok((name.to_owned(), Tensor::new(tensor.dims(), data)?))
         });
-        Ok(Outputs::new(converted.collect::<Result<_>>()?))
+        let mut outputs = converted.collect::<Result<Vec<_>>>()?;
+        if let Some((_, logits)) = outputs.iter().find(|(name, _)| name == LOGITS) {
+            let scores = self.card.scores_of(logits)?;
+            outputs.push((SCORES.into(), scores));
+        }
+        Ok(Outputs::new(outputs))
     }
 }

@@ -6,13 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ssamba_features::Extractor;
 
 use crate::{
     Answer,
     convert::{CandleSession, RecipeArgs},
     export::{Exported, export},
-    listen::{hear, prepare, top},
+    listen::{Reader, hear, top},
     provider::RuntimeArgs,
     terminal,
     verify::{ATOL, compare, inputs, open, print},
@@ -60,8 +59,8 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
     let clips: Vec<PathBuf> = BUNDLED[2..].iter().map(|(name, _)| folder.join(name)).collect();
 
     let recipe = RecipeArgs::default();
-    let options = ssamba_onnx::Options::default();
-    let Exported { source, bytes, .. } = export(&checkpoint, &file, &recipe, None, &options, None)?;
+    let Exported { source, bytes, .. } =
+        export(&checkpoint, &file, &recipe, None, |_| Default::default(), true, None)?;
     terminal::note(format!(
         "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
         source.network.parameters(),
@@ -80,10 +79,10 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
 
     for mut session in sessions {
         terminal::note(format!("\nheard by {}:", session.provider()));
-        let mut extractor = Extractor::new(&session.card().front_end)?;
+        let mut reader = Reader::new(session.card())?;
         for clip in &clips {
             let name = clip.file_name().unwrap_or_default().to_string_lossy();
-            let clip = prepare(clip, &mut extractor)?;
+            let clip = reader.read(clip)?;
             // Verifying has planned the shape already.
             let heard = hear(session.as_mut(), &[&clip])?.remove(0);
             for score in top(session.card(), &heard.outputs, 1) {

@@ -9,14 +9,13 @@ use anyhow::{Context, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use ssamba_contract::{Session, io::LOGITS};
-use ssamba_features::Extractor;
 use ssamba_training::score::{Report, report};
 
 use crate::{
     Answer,
     clips::{self, Clip},
     convert::{CandleSession, RecipeArgs, Source, sha256_of},
-    listen::{hear, prepare},
+    listen::{Reader, hear},
     provider::{Provider, RuntimeArgs, is_checkpoint},
 };
 
@@ -68,16 +67,14 @@ pub fn run(args: &Args) -> Result<Answer> {
     let at = || args.data.display().to_string();
     let mut session = open(args)?;
     let clips = clips::of_either(&args.data, args.root.as_deref(), args.split.as_deref())?;
-    let mut extractor = Extractor::new(&session.card().front_end)?;
+    let mut reader = Reader::new(session.card())?;
     let together = session.card().batch.unwrap_or(TOGETHER);
     let progress = ProgressBar::new(clips.len() as u64)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} clips, {eta} left")?);
     let mut logits: Vec<Vec<f32>> = Vec::with_capacity(clips.len());
     for some in clips.chunks(together) {
-        let prepared = some
-            .iter()
-            .map(|clip| prepare(&clip.path, &mut extractor))
-            .collect::<Result<Vec<_>>>()?;
+        let prepared =
+            some.iter().map(|clip| reader.read(&clip.path)).collect::<Result<Vec<_>>>()?;
         for heard in hear(session.as_mut(), &prepared.iter().collect::<Vec<_>>())? {
             let output = heard.outputs.get(LOGITS).with_context(|| {
                 format!("{}: a model without classes has no score", args.model.display())

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::{ValueEnum, builder::PossibleValue};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use ssamba_contract::Lowering;
+use ssamba_contract::{Input, Lowering};
 use ssamba_model_common::Head;
 use ssamba_onnx::Architecture;
 
 use crate::{
     Answer,
     calibrate::{self, Calibration},
-    convert::{RecipeArgs, Source, sha256, write_whole},
+    convert::{RecipeArgs, Source, self_test, sha256, write_whole},
+    targets::Target,
     terminal,
 };
 
@@ -24,9 +25,10 @@ pub struct Args {
     /// File to write; for `--target embedded`, folder.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    #[cfg(feature = "embedded")]
-    #[command(flatten)]
-    target: crate::pack::TargetArgs,
+    /// Runtime that the file is for: it decides --lowering, --precision and --frontend, unless they
+    /// are spelled out; `ssamba-edge targets` says how and why.
+    #[arg(long, value_enum, value_name = "NAME")]
+    target: Option<Target>,
     #[command(flatten)]
     recipe: RecipeArgs,
     /// Name of the model in its card [default: the checkpoint's file name].
@@ -41,9 +43,9 @@ pub struct Args {
     /// How the attention of SSAST is written [default: plain].
     #[arg(long, value_enum)]
     attention: Option<Attention>,
-    /// Of the layers. `fp16` is for GPUs, `int8` for CPUs; state, norms, input and outputs stay in `fp32`.
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
+    /// Of the layers; state, norms, front end, input and outputs stay in `fp32` [default: fp32].
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Measure on these clips what `int8` costs, and leave layers that lose too much in `fp32`: a
     /// folder, or a text file that lists clips beside it. Clips in folders that are named for their
     /// class are judged by it, others by what single precision hears.
@@ -55,12 +57,24 @@ pub struct Args {
     /// Print what was measured as JSON on stdout as well.
     #[arg(long, requires = "calibrate")]
     json: bool,
-    /// How convolutions and recurrences are written.
-    #[arg(long, value_enum, default_value = "function")]
-    lowering: Form,
+    /// How convolutions and recurrences are written [default: function].
+    #[arg(long, value_enum)]
+    lowering: Option<Form>,
+    /// What the file takes [default: fbank].
+    #[arg(long, value_enum)]
+    frontend: Option<Frontend>,
     /// Fix the number of clips that a run takes; `run` and `verify` take files of one or of any number [default: any number].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// Leave the self-test out of the file (`run --selftest`).
+    #[arg(long)]
+    no_selftest: bool,
+    /// Lay `fp32` out for a GPU, which then takes less memory, and a CPU more time; `fp16` always is.
+    #[arg(long)]
+    gpu: bool,
+    #[cfg(feature = "embedded")]
+    #[command(flatten)]
+    pack: crate::pack::PackArgs,
 }
 
 /// [`ssamba_onnx::Attention`] on the command line.
@@ -82,14 +96,13 @@ impl From<Attention> for ssamba_onnx::Attention {
 }
 
 /// [`ssamba_onnx::Precision`] on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// Single precision.
-    #[default]
     Fp32,
-    /// Half precision.
+    /// Half precision, for GPUs.
     Fp16,
-    /// Eight-bit integers.
+    /// Eight-bit integers, for CPUs.
     Int8,
 }
 
@@ -108,15 +121,42 @@ impl From<Precision> for ssamba_onnx::Precision {
 enum Form {
     /// Nodes of our operators that carry function bodies: for every runtime that knows functions.
     Function,
+    /// Standard operators alone, no functions: a loop over the tokens.
+    Scan,
+    /// The same, a loop over blocks of 16 tokens: for tract without our operators.
+    ScanBlock,
     /// Standard operators alone, no functions, no control flow: for TensorRT without a plug-in.
     Chunk,
+    /// ONNX Runtime's `LinearAttention`: for its WebGPU, and its CUDA without our library.
+    LinearAttention,
 }
 
 impl From<Form> for Lowering {
     fn from(form: Form) -> Self {
         match form {
             Form::Function => Self::Function,
+            Form::Scan => Self::Scan,
+            Form::ScanBlock => Self::ScanBlock,
             Form::Chunk => Self::Chunk,
+            Form::LinearAttention => Self::LinearAttention,
+        }
+    }
+}
+
+/// [`Input`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Frontend {
+    /// Log-mel filter banks, which the caller computes.
+    Fbank,
+    /// Samples: the front end is in the file, which puts out scores beside the logits.
+    Waveform,
+}
+
+impl From<Frontend> for Input {
+    fn from(frontend: Frontend) -> Self {
+        match frontend {
+            Frontend::Fbank => Self::Fbank,
+            Frontend::Waveform => Self::Waveform,
         }
     }
 }
@@ -124,6 +164,7 @@ impl From<Form> for Lowering {
 /// What was written.
 pub struct Exported {
     pub source: Source,
+    pub options: ssamba_onnx::Options,
     pub bytes: Vec<u8>,
     /// Of a calibration that was asked for.
     pub report: Option<calibrate::Report>,
@@ -135,7 +176,8 @@ pub fn export(
     output: &Path,
     recipe: &RecipeArgs,
     name: Option<&str>,
-    options: &ssamba_onnx::Options,
+    options: impl FnOnce(Architecture) -> ssamba_onnx::Options,
+    with_self_test: bool,
     calibration: Option<&Calibration<'_>>,
 ) -> Result<Exported> {
     let beside = checkpoint.with_extension("toml");
@@ -160,23 +202,29 @@ pub fn export(
         progress.set_message(format!("reading {}", checkpoint.display()));
         let source = Source::read(checkpoint, recipe, None)?;
         progress.set_message("lowering");
+        let options = options(source.network.architecture());
         let stem = checkpoint.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
+        let mut card = source.card(name.unwrap_or(&stem.unwrap_or_default()))?;
+        if with_self_test {
+            progress.set_message("running the self-test in candle");
+            card.self_test = self_test(&source.network, &card, &options)?;
+            progress.set_message("lowering");
+        }
         let (bytes, report) = match calibration {
             None => {
-                let bytes = ssamba_onnx::export(&source.network, &card, options)
+                let bytes = ssamba_onnx::export(&source.network, &card, &options)
                     .with_context(|| checkpoint.display().to_string())?;
                 (bytes, None)
             }
             Some(asked) => {
                 let say = |step| progress.set_message(step);
-                let (bytes, report) = calibrate::calibrate(&source, &card, options, asked, say)?;
+                let (bytes, report) = calibrate::calibrate(&source, &card, &options, asked, say)?;
                 (bytes, Some(report))
             }
         };
         progress.set_message(format!("writing {}", output.display()));
         write_whole(output, &bytes)?;
-        Ok(Exported { source, bytes, report })
+        Ok(Exported { source, options, bytes, report })
     };
     let exported = steps();
     progress.finish_and_clear();
@@ -191,8 +239,14 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 pub fn run(args: &Args) -> Result<Answer> {
     let calibration =
         args.calibrate.as_deref().map(|clips| Calibration { clips, max_drop: args.max_drop });
+    let profile = args.target.map(Target::profile).transpose()?;
+    let precision = match (args.precision, &profile) {
+        (Some(precision), _) => precision.into(),
+        (None, Some(profile)) => profile.precision,
+        (None, None) => Default::default(),
+    };
     ensure!(
-        calibration.is_none() || args.precision == Precision::Int8,
+        calibration.is_none() || precision == ssamba_onnx::Precision::I8,
         "--calibrate takes --precision int8"
     );
     ensure!(
@@ -200,19 +254,31 @@ pub fn run(args: &Args) -> Result<Answer> {
         "--max-drop is {}, expected a number that is not negative",
         args.max_drop
     );
-    let options = ssamba_onnx::Options {
+    let input = match (args.frontend, &profile) {
+        (Some(frontend), _) => frontend.into(),
+        (None, Some(profile)) => profile.input,
+        (None, None) => Input::default(),
+    };
+    let options = |network| ssamba_onnx::Options {
         pair_fusion: !args.no_pair_fusion,
         embedding: args.embedding,
         attention: args.attention.map(Into::into),
-        precision: args.precision.into(),
-        lowering: args.lowering.into(),
+        precision,
+        lowering: match (args.lowering, &profile) {
+            (Some(lowering), _) => lowering.into(),
+            (None, Some(profile)) => profile.lowering_of(network),
+            (None, None) => Lowering::default(),
+        },
         batch: args.batch.map(|batch| batch as usize),
+        input,
+        gpu: args.gpu,
     };
     let name = args.name.as_deref();
     let (checkpoint, output) = (&args.checkpoint, &args.output);
     let export_to = |file: &Path| -> Result<Exported> {
         let calibration = calibration.as_ref();
-        let exported = export(checkpoint, file, &args.recipe, name, &options, calibration)?;
+        let exported =
+            export(checkpoint, file, &args.recipe, name, options, !args.no_selftest, calibration)?;
         if let Some(report) = &exported.report {
             report.print();
             if args.json {
@@ -222,10 +288,14 @@ pub fn run(args: &Args) -> Result<Answer> {
         Ok(exported)
     };
     #[cfg(feature = "embedded")]
-    if args.target.is_embedded()? {
-        return crate::pack::run(&args.target, checkpoint, output, export_to);
+    args.pack.check(args.target)?;
+    if args.target == Some(Target::Embedded) {
+        #[cfg(feature = "embedded")]
+        return crate::pack::run(&args.pack, checkpoint, output, export_to);
+        #[cfg(not(feature = "embedded"))]
+        anyhow::bail!("this build has no ssamba-kws: build with `--features embedded`");
     }
-    let Exported { source, bytes, .. } = export_to(output)?;
+    let Exported { source, options, bytes, .. } = export_to(output)?;
 
     let network = &source.network;
     let sizes = network.sizes();
@@ -249,9 +319,13 @@ pub fn run(args: &Args) -> Result<Answer> {
         network.seq_len(),
         recipe.front_end.window_seconds()
     ));
+    let input = match options.input {
+        Input::Fbank => "filter banks, `fbank`",
+        Input::Waveform => "samples, `waveform`: the front end is inside",
+    };
+    terminal::note(format!("takes       {input}"));
     terminal::note(format!("precision   {}", options.precision));
-    let form = args.lowering.to_possible_value();
-    terminal::note(format!("lowering    {}", form.as_ref().map_or("", PossibleValue::get_name)));
+    terminal::note(format!("lowering    {}", options.lowering));
     terminal::note(format!("size        {:.2} MB", bytes.len() as f64 / 1e6));
     terminal::note(format!("sha256      {}", sha256(&bytes)));
     if !network.unused().is_empty() {

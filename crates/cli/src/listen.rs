@@ -3,29 +3,35 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use ssamba_contract::{Card, Outputs, Session, Tensor, io::LOGITS};
+use ssamba_contract::{Card, Input, Outputs, Session, Tensor, io::LOGITS};
 use ssamba_features::Extractor;
 
 use crate::terminal;
+
+/// Turns audio files into what a model takes.
+pub struct Reader {
+    input: Input,
+    extractor: Extractor,
+}
 
 /// A clip, ready for the network.
 pub struct Clip {
     /// Length of the file's audio in seconds.
     pub seconds: f64,
-    /// `[1, n_frames, n_mels]`
-    pub fbank: Tensor,
+    /// `[1, n_frames, n_mels]`, or `[1, samples]` for a file with the front end inside.
+    pub input: Tensor,
 }
 
 /// What came out of a clip.
 pub struct Heard {
     /// All outputs of the graph.
     pub outputs: Outputs,
-    /// Time in the runtime, front end excluded; of clips that ran together, each has its share.
+    /// Time in the runtime, front end excluded unless it is in the file; of clips that ran together, each has its share.
     pub milliseconds: f64,
 }
 
 /// A class and its score.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct Score {
     /// Position in the logits.
     pub index: usize,
@@ -35,35 +41,53 @@ pub struct Score {
     pub score: f32,
 }
 
-/// Reads a file as the model's card asks.
-pub fn prepare(path: &Path, extractor: &mut Extractor) -> Result<Clip> {
-    let waveform = ssamba_audio::read(path, extractor.front_end().sample_rate)?;
-    let seconds = waveform.duration_seconds();
-    let features =
-        extractor.extract(&waveform.samples).with_context(|| path.display().to_string())?;
-    if features.is_cut() {
-        terminal::warning(format!(
-            "{}: {seconds:.2} s long, only the first {:.2} s are heard",
-            path.display(),
-            extractor.front_end().window_seconds()
-        ));
+impl Reader {
+    /// # Errors
+    /// When the card's settings describe no possible front end.
+    pub fn new(card: &Card) -> Result<Self> {
+        Ok(Self { input: card.input, extractor: Extractor::new(&card.front_end)? })
     }
-    let shape = [&[1], features.fbank.shape()].concat();
-    let fbank = Tensor::new(shape, features.fbank.data().to_vec())?;
-    Ok(Clip { seconds, fbank })
+
+    /// Reads a file as the model's card asks.
+    pub fn read(&mut self, path: &Path) -> Result<Clip> {
+        let front_end = self.extractor.front_end();
+        let (n_frames, window) = (front_end.n_frames, front_end.window_seconds());
+        let waveform = ssamba_audio::read(path, front_end.sample_rate)?;
+        let seconds = waveform.duration_seconds();
+        let samples = waveform.samples;
+        let at = || path.display().to_string();
+        let (n_frames_of_clip, input) = match self.input {
+            Input::Fbank => {
+                let features = self.extractor.extract(&samples).with_context(at)?;
+                let shape = [&[1], features.fbank.shape()].concat();
+                (features.n_frames_of_clip, Tensor::new(shape, features.fbank.data().to_vec())?)
+            }
+            Input::Waveform => {
+                let n_frames_of_clip = self.extractor.check(&samples).with_context(at)?;
+                (n_frames_of_clip, Tensor::new([1, samples.len()], samples)?)
+            }
+        };
+        if n_frames_of_clip > n_frames {
+            terminal::warning(format!(
+                "{}: {seconds:.2} s long, only the first {window:.2} s are heard",
+                path.display()
+            ));
+        }
+        Ok(Clip { seconds, input })
+    }
 }
 
-/// Runs the network on clips together: what came out of each. A file that takes a number of clips
+/// Runs the network on clips of one shape together: what came out of each. A file that takes a number of clips
 /// gets silence for those that are missing.
 pub fn hear(session: &mut dyn Session, clips: &[&Clip]) -> Result<Vec<Heard>> {
     let Some(first) = clips.first() else { return Ok(Vec::new()) };
-    let mut shape = first.fbank.shape().to_vec();
+    let mut shape = first.input.shape().to_vec();
     shape[0] = session.card().batch.unwrap_or(0).max(clips.len());
-    let mut data: Vec<f32> = clips.iter().flat_map(|clip| clip.fbank.data()).copied().collect();
+    let mut data: Vec<f32> = clips.iter().flat_map(|clip| clip.input.data()).copied().collect();
     data.resize(shape.iter().product(), 0.0);
-    let fbank = Tensor::new(shape, data)?;
+    let input = Tensor::new(shape, data)?;
     let start = Instant::now();
-    let outputs = session.run(&fbank)?;
+    let outputs = session.run(&input)?;
     let milliseconds = start.elapsed().as_secs_f64() * 1e3 / clips.len() as f64;
     for (name, tensor) in outputs.iter() {
         ensure!(

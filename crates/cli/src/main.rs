@@ -6,6 +6,8 @@
 mod audio;
 #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
 mod bench;
+#[cfg(feature = "embedded")]
+mod bundle;
 #[cfg(feature = "convert")]
 mod calibrate;
 #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded", feature = "train")))]
@@ -20,6 +22,8 @@ mod demo;
 mod eval;
 #[cfg(feature = "convert")]
 mod export;
+#[cfg(feature = "embedded")]
+mod folder;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "convert")]
@@ -33,6 +37,8 @@ mod provider;
 mod run;
 #[cfg(feature = "embedded")]
 mod spotting;
+#[cfg(feature = "convert")]
+mod targets;
 mod terminal;
 #[cfg(feature = "train")]
 mod train;
@@ -67,6 +73,10 @@ enum Command {
     Verify(verify::Args),
     #[cfg(feature = "convert")]
     Inspect(inspect::Args),
+    #[cfg(feature = "convert")]
+    Targets(targets::Args),
+    #[cfg(feature = "embedded")]
+    Bundle(bundle::Args),
     #[cfg(feature = "convert")]
     Demo(demo::Args),
     #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
@@ -112,6 +122,10 @@ fn run(command: Command) -> Result<Answer> {
         Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "convert")]
         Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "convert")]
+        Command::Targets(args) => targets::run(&args),
+        #[cfg(feature = "embedded")]
+        Command::Bundle(args) => bundle::run(&args),
         #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
         #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]

@@ -1,23 +1,24 @@
 //! `ssamba-edge run`: what a model hears in audio files.
 
 use std::{
+    collections::HashSet,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use ssamba_contract::{
-    Card, Session, Tensor,
+    Card, SelfTest, Session, Tensor,
     io::{EMBEDDING, FEATURES, LOGITS},
+    self_test::Verdict,
 };
-use ssamba_features::Extractor;
 
 #[cfg(feature = "ort")]
 use crate::placement::{self, Required};
 use crate::{
     Answer, audio,
-    listen::{Clip, Heard, Score, hear, prepare, top},
+    listen::{Clip, Heard, Reader, Score, hear, top},
     provider::{Provider, RuntimeArgs},
     terminal,
 };
@@ -28,8 +29,11 @@ pub struct Args {
     /// File written by `ssamba-edge export`.
     model: PathBuf,
     /// WAV, FLAC, OGG Vorbis or MP3 files, or folders of them.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "selftest")]
     audio: Vec<PathBuf>,
+    /// Answer whether this machine computes what the file should put out, instead of hearing audio.
+    #[arg(long, conflicts_with_all = ["audio", "top", "logits", "embedding", "batch"])]
+    selftest: bool,
     /// Runtime.
     #[arg(long, value_enum, default_value = "auto")]
     provider: Provider,
@@ -71,21 +75,54 @@ struct Line<'a> {
     inference_ms: f64,
 }
 
+/// `--selftest --json`.
+#[derive(Serialize)]
+struct SelfTested<'a> {
+    model: String,
+    provider: &'a str,
+    output: &'a str,
+    atol: f32,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+fn self_test(args: &Args, session: &mut dyn Session) -> Result<Answer> {
+    let model = args.model.display();
+    let test = session.card().self_test.clone();
+    let test = test.with_context(|| {
+        format!("{model}: there is no self-test in it, export it without --no-selftest")
+    })?;
+    let verdict = test.run(session)?;
+    let (provider, SelfTest { output, atol, .. }) = (session.provider(), &test);
+    if args.json {
+        let atol = *atol;
+        let line = SelfTested { model: model.to_string(), provider, output, atol, verdict };
+        terminal::say(serde_json::to_string(&line)?)?;
+    } else {
+        let verb = if verdict.holds { "computes" } else { "DOES NOT compute" };
+        let error = verdict.max_abs_error;
+        terminal::say(format!(
+            "{model}: {provider} {verb} what it should: `{output}` is off by {error:.1e}, allowed {atol:e}"
+        ))?;
+    }
+    Ok(if verdict.holds { Answer::Yes } else { Answer::No })
+}
+
 pub fn run(args: &Args) -> Result<Answer> {
     let files = audio::collect(&args.audio)?;
     args.runtime.check(&[args.provider])?;
     let Some(mut session) = open(args)? else { return Ok(Answer::No) };
+    if args.selftest {
+        return self_test(args, session.as_mut());
+    }
     let together = together(args, session.card(), files.len())?;
-    let mut extractor = Extractor::new(&session.card().front_end)?;
-    // The first run of a shape plans it; what is timed below is the network.
-    let front_end = &session.card().front_end;
-    let shape = [together, front_end.n_frames, front_end.n_mels];
-    session.run(&Tensor::new(shape, vec![0.0; shape.iter().product()])?)?;
+    let mut reader = Reader::new(session.card())?;
+    let mut planned = HashSet::new();
     let mut failed = false;
     for files_together in files.chunks(together) {
         let mut clips = Vec::with_capacity(together);
         for file in files_together {
-            match prepare(file, &mut extractor) {
+            match reader.read(file) {
                 Ok(clip) => clips.push((file, clip)),
                 // One bad file among many does not keep the others from being heard.
                 Err(error) if files.len() > 1 => {
@@ -95,10 +132,20 @@ pub fn run(args: &Args) -> Result<Answer> {
                 Err(error) => return Err(error),
             }
         }
-        let heard =
-            hear(session.as_mut(), &clips.iter().map(|(_, clip)| clip).collect::<Vec<_>>())?;
-        for ((file, clip), heard) in clips.iter().zip(&heard) {
-            print(args, session.as_ref(), file, clip, heard)?;
+        // Clips of a file with the front end inside are as long as they are.
+        for alike in clips.chunk_by(|(_, a), (_, b)| a.input.shape() == b.input.shape()) {
+            let clips: Vec<&Clip> = alike.iter().map(|(_, clip)| clip).collect();
+            let mut shape = clips[0].input.shape().to_vec();
+            shape[0] = session.card().batch.unwrap_or(clips.len());
+            // The first run of a shape plans it; what is timed is the network.
+            if planned.insert(shape.clone()) {
+                let zeros = vec![0.0; shape.iter().product()];
+                session.run(&Tensor::new(shape, zeros)?)?;
+            }
+            let heard = hear(session.as_mut(), &clips)?;
+            for ((file, clip), heard) in alike.iter().zip(&heard) {
+                print(args, session.as_ref(), file, clip, heard)?;
+            }
         }
     }
     Ok(if failed { Answer::Failed } else { Answer::Yes })

@@ -40,7 +40,6 @@ fn write(text: impl Display) {
 }
 
 /// One line of data.
-#[cfg(feature = "convert")]
 pub fn say(text: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")
 }

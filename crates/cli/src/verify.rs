@@ -6,13 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, io::LOGITS};
-use ssamba_features::Extractor;
+use ssamba_contract::{
+    Card, Input, Outputs, Precision, Session, Tensor, front_end::frame_length, io::LOGITS,
+};
 
 use crate::{
     Answer, audio,
     convert::{CandleSession, RecipeArgs, Source},
-    listen::prepare,
+    listen::Reader,
     provider::{Provider, RuntimeArgs},
     terminal,
 };
@@ -30,7 +31,8 @@ pub struct Args {
     /// Runtimes, separated by commas [default: all that are here].
     #[arg(long, value_enum, value_delimiter = ',')]
     provider: Vec<Provider>,
-    /// Largest absolute difference allowed in any output [default: 1e-4, in half precision 2e-2, in eight bits 0.3].
+    /// Largest absolute difference allowed in any output [default: 1e-4, with the front end inside
+    /// 1e-3, in half precision 2e-2, in eight bits 0.3].
     #[arg(long, value_name = "X")]
     atol: Option<f32>,
     #[command(flatten)]
@@ -41,10 +43,22 @@ pub struct Args {
 
 /// What `f32` arithmetic in another order may cost.
 pub const ATOL: f32 = 1e-4;
+/// What the same front end in `f32` may cost.
+const WAVEFORM_ATOL: f32 = 1e-3;
 /// What half precision may cost.
 const HALF_ATOL: f32 = 2e-2;
 /// What eight bits may cost.
 const INT8_ATOL: f32 = 0.3;
+
+/// Largest absolute difference of a file's outputs from candle's behind the front end in `f64`.
+pub fn tolerance(precision: Precision, input: Input) -> f32 {
+    match (precision, input) {
+        (Precision::F32, Input::Fbank) => ATOL,
+        (Precision::F32, Input::Waveform) => WAVEFORM_ATOL,
+        (Precision::F16, _) => HALF_ATOL,
+        (Precision::I8, _) => INT8_ATOL,
+    }
+}
 
 /// One runtime against the reference.
 #[derive(Clone, Debug)]
@@ -75,11 +89,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     if !same_origin(&card, &source)? {
         return Ok(Answer::No);
     }
-    let atol = args.atol.unwrap_or(match card.precision {
-        Precision::F32 => ATOL,
-        Precision::F16 => HALF_ATOL,
-        Precision::I8 => INT8_ATOL,
-    });
+    let atol = args.atol.unwrap_or(tolerance(card.precision, card.input));
     let inputs = inputs(&card, &args.audio)?;
     let reference = CandleSession::new(source.network, card);
     let agreements = compare(reference, &mut sessions, &inputs)?;
@@ -107,10 +117,10 @@ pub fn open(
             // What is not here is skipped, and said; what is here has to work.
             match provider.absent(args) {
                 Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
-                None if provider == Provider::Tract && in_half_precision(model) => {
-                    missing.push("tract: it does not run files in half precision".into());
-                }
-                None => sessions.push(provider.open(model, args)?),
+                None => match beyond(provider, model) {
+                    Some(reason) => missing.push(format!("{}: {reason}", provider.name())),
+                    None => sessions.push(provider.open(model, args)?),
+                },
             }
         }
     }
@@ -120,10 +130,12 @@ pub fn open(
     Ok((sessions, missing))
 }
 
-fn in_half_precision(model: &Path) -> bool {
+/// Why this provider is not for files of this kind.
+fn beyond(provider: Provider, model: &Path) -> Option<&'static str> {
     // What cannot be read is for the runtimes to say.
-    let card = ssamba_onnx::inspect(model).map(|file| Card::from_metadata(&file.metadata));
-    matches!(card, Ok(Ok(card)) if card.precision == Precision::F16)
+    let file = ssamba_onnx::inspect(model).ok()?;
+    let card = Card::from_metadata(&file.metadata).ok()?;
+    card.beyond_tract().filter(|_| provider == Provider::Tract)
 }
 
 /// Whether the file says that it came from this checkpoint and this recipe.
@@ -158,13 +170,22 @@ pub fn inputs(card: &Card, arguments: &[PathBuf]) -> Result<Vec<Tensor>> {
     if arguments.is_empty() {
         return (1..=3).map(|seed| noise(card, seed)).collect();
     }
-    let mut extractor = Extractor::new(&card.front_end)?;
-    audio::collect(arguments)?.iter().map(|file| Ok(prepare(file, &mut extractor)?.fbank)).collect()
+    let mut reader = Reader::new(card)?;
+    audio::collect(arguments)?.iter().map(|file| Ok(reader.read(file)?.input)).collect()
 }
 
-/// Uniform values in [-1, 1), the range of a normalised filter bank, from splitmix64.
+/// Uniform values in [-1, 1), the range of a normalised filter bank and of a waveform, from
+/// splitmix64. Waveforms fill the model's frames exactly, half of them, or are half as long again.
 fn noise(card: &Card, seed: u64) -> Result<Tensor> {
-    let (n_frames, n_mels) = (card.front_end.n_frames, card.front_end.n_mels);
+    let mut shape = card.window_shape(1);
+    if card.input == Input::Waveform {
+        let frame = frame_length(card.front_end.sample_rate);
+        shape[1] = match seed % 3 {
+            1 => shape[1],
+            2 => (shape[1] / 2).max(frame),
+            _ => shape[1] * 3 / 2,
+        };
+    }
     let mut state = seed;
     let mut uniform = || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -172,8 +193,8 @@ fn noise(card: &Card, seed: u64) -> Result<Tensor> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    let data = (0..n_frames * n_mels).map(|_| uniform()).collect();
-    Ok(Tensor::new([1, n_frames, n_mels], data)?)
+    let data = (0..shape.iter().product()).map(|_| uniform()).collect();
+    Ok(Tensor::new(shape, data)?)
 }
 
 /// Runs every input everywhere.

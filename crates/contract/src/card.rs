@@ -7,8 +7,9 @@ use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    front_end::{FrontEnd, Order},
-    io::{FBANK, Tensor},
+    SelfTest,
+    front_end::{FrontEnd, Input, Order, frame_length},
+    io::{FBANK, Tensor, TensorError, WAVEFORM},
 };
 
 /// Version of the set of keys.
@@ -47,8 +48,20 @@ pub enum Lowering {
     /// Nodes of our operators, each with a function body in standard ones.
     #[default]
     Function,
+    /// Standard operators alone, without functions; one `Scan` over the tokens.
+    Scan,
+    /// The same over blocks of tokens.
+    ScanBlock,
     /// Standard operators alone, without functions or control flow.
     Chunk,
+    /// The recurrence as nodes of ONNX Runtime's `LinearAttention`, the rest in standard operators.
+    LinearAttention,
+}
+
+impl fmt::Display for Lowering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&unquoted(self))
+    }
 }
 
 /// Type of the values that flow through the layers, and of the matrices they are multiplied by.
@@ -83,8 +96,10 @@ pub struct Card {
     pub scores: Scores,
     /// Name of the recipe that said what the checkpoint does not.
     pub recipe: String,
-    /// How a waveform becomes the graph's input.
+    /// How a waveform becomes filter banks.
     pub front_end: FrontEnd,
+    /// What the graph takes; a file that does not say takes filter banks.
+    pub input: Input,
     /// SHA-256 of the checkpoint file, hexadecimal.
     pub checkpoint_sha256: String,
     /// Program and version that wrote the file.
@@ -97,6 +112,8 @@ pub struct Card {
     pub lowering: Lowering,
     /// Clips that a run takes; `None`, any number.
     pub batch: Option<usize>,
+    /// What the file should put out, if it tells.
+    pub self_test: Option<SelfTest>,
 }
 
 /// Metadata that lacks a key of ours, or whose value makes no sense.
@@ -175,6 +192,8 @@ impl Card {
             ("lowering", unquoted(&self.lowering)),
         ]
         .into_iter()
+        .chain((self.input != Input::Fbank).then(|| ("input", unquoted(&self.input))))
+        .chain(self.self_test.iter().map(|test| ("self_test", json(test))))
         .chain(self.batch.map(|batch| ("batch", batch.to_string())))
         .map(|(key, value)| (format!("{PREFIX}{key}"), value))
         .collect()
@@ -207,12 +226,14 @@ impl Card {
                 order: entries.word::<Order>("order")?,
                 subtract_clip_mean: entries.parse("subtract_clip_mean")?,
             },
+            input: entries.optional("input", Entries::word)?.unwrap_or_default(),
             checkpoint_sha256: entries.text("checkpoint_sha256")?.into(),
             converter: entries.text("converter")?.into(),
             network: entries.text("network")?.into(),
             precision: entries.optional("precision", Entries::word)?.unwrap_or_default(),
             lowering: entries.optional("lowering", Entries::word)?.unwrap_or_default(),
             batch: entries.optional("batch", Entries::parse)?,
+            self_test: entries.optional("self_test", Entries::json)?,
         };
         match card.front_end.problem() {
             Some(problem) => Err(CardError::FrontEnd { problem }),
@@ -220,36 +241,94 @@ impl Card {
         }
     }
 
-    /// Checks that `fbank` has the shape that the model takes and returns it; every runtime asks
-    /// this first.
+    /// Name of the graph's input.
+    pub fn input_name(&self) -> &'static str {
+        match self.input {
+            Input::Fbank => FBANK,
+            Input::Waveform => WAVEFORM,
+        }
+    }
+
+    /// Axes of the graph's input; `None` is free.
+    pub fn input_axes(&self) -> Vec<Option<usize>> {
+        match self.input {
+            Input::Fbank => {
+                vec![self.batch, Some(self.front_end.n_frames), Some(self.front_end.n_mels)]
+            }
+            Input::Waveform => vec![self.batch, None],
+        }
+    }
+
+    /// Shape of an input of `batch` clips that fill the model's frames exactly.
+    pub fn window_shape(&self, batch: usize) -> Vec<usize> {
+        let FrontEnd { n_frames, n_mels, .. } = self.front_end;
+        match self.input {
+            Input::Fbank => vec![batch, n_frames, n_mels],
+            Input::Waveform => vec![batch, self.front_end.window_samples()],
+        }
+    }
+
+    /// Checks that `input` has a shape that the model takes; every runtime asks this first.
     ///
     /// # Errors
     /// Names the shape found and the one expected.
-    pub fn check_input(&self, fbank: &Tensor) -> anyhow::Result<[usize; 3]> {
-        let FrontEnd { n_frames, n_mels, .. } = self.front_end;
-        match *fbank.shape() {
-            [batch, frames, mels]
-                if batch > 0
-                    && (frames, mels) == (n_frames, n_mels)
-                    && self.batch.is_none_or(|fixed| fixed == batch) =>
-            {
-                Ok([batch, frames, mels])
-            }
-            ref got => {
-                let shape = self.input_shape();
-                let batch = match self.batch {
-                    Some(batch) => format!("as the file was exported with --batch {batch}"),
-                    None => "with a batch of at least 1".into(),
-                };
-                bail!("`{FBANK}` has shape {got:?}, expected {shape} {batch}")
-            }
+    pub fn check_input(&self, input: &Tensor) -> anyhow::Result<()> {
+        let (name, got, axes) = (self.input_name(), input.shape(), self.input_axes());
+        let fits = got.len() == axes.len()
+            && got.iter().zip(&axes).all(|(&got, axis)| axis.is_none_or(|size| size == got));
+        if !fits || got[0] == 0 {
+            let shape = self.input_shape();
+            let batch = match self.batch {
+                Some(batch) => format!("as the file was exported with --batch {batch}"),
+                None => "with a batch of at least 1".into(),
+            };
+            bail!("`{name}` has shape {got:?}, expected {shape} {batch}");
         }
+        let frame = frame_length(self.front_end.sample_rate);
+        if self.input == Input::Waveform && got[1] < frame {
+            bail!("`{name}` has {} samples, and one frame takes {frame}: append silence", got[1]);
+        }
+        Ok(())
     }
 
     /// Shape of the input, for people.
     pub fn input_shape(&self) -> String {
         let batch = self.batch.map_or_else(|| "batch".into(), |batch| batch.to_string());
-        format!("[{batch}, {}, {}]", self.front_end.n_frames, self.front_end.n_mels)
+        match self.input {
+            Input::Fbank => {
+                format!("[{batch}, {}, {}]", self.front_end.n_frames, self.front_end.n_mels)
+            }
+            Input::Waveform => format!("[{batch}, samples]"),
+        }
+    }
+
+    /// Logits `[.., n_classes]` to scores between 0 and 1, of the same shape.
+    ///
+    /// # Errors
+    /// Never for a tensor with axes.
+    pub fn scores_of(&self, logits: &Tensor) -> Result<Tensor, TensorError> {
+        let width = logits.shape().last().copied().unwrap_or(1).max(1);
+        let rows = logits.data().chunks(width).flat_map(|row| self.scores.apply(row));
+        Tensor::new(logits.shape(), rows.collect())
+    }
+
+    /// Why tract cannot run the file, if the card tells.
+    pub fn beyond_tract(&self) -> Option<&'static str> {
+        match (self.precision, self.lowering) {
+            (Precision::F16, _) => Some(
+                "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or \
+                 export with --precision fp32",
+            ),
+            (_, Lowering::Scan) => Some(
+                "it loops over single tokens (--lowering scan), which tract's optimiser does not \
+                 finish: run it in ONNX Runtime, or export with --lowering scan-block",
+            ),
+            (_, Lowering::LinearAttention) => Some(
+                "its recurrence is `com.microsoft::LinearAttention`, which ONNX Runtime alone has: \
+                 run it there, or export with --lowering scan-block",
+            ),
+            _ => None,
+        }
     }
 
     /// Label of class `index`; a class without a label is called by its number.
@@ -296,7 +375,7 @@ impl Entries<'_> {
     }
 }
 
-/// JSON of a value whose serialisation cannot fail: lists of strings and unit variants.
+/// JSON of a value whose serialisation cannot fail: lists, unit variants and what holds only those.
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -324,12 +403,18 @@ mod tests {
                 order: Order::PadThenNormalise,
                 subtract_clip_mean: true,
             },
+            input: Input::Waveform,
             checkpoint_sha256: "00ff".into(),
             converter: "ssamba-edge 0.1.0".into(),
             network: "d_model=64".into(),
             precision: Precision::F16,
             lowering: Lowering::Chunk,
             batch: Some(2),
+            self_test: Some(SelfTest {
+                output: "logits".into(),
+                values: vec![1.5, -0.1],
+                atol: 1e-4,
+            }),
         }
     }
 
@@ -343,7 +428,13 @@ mod tests {
     #[test]
     fn a_missing_or_broken_entry_is_named() {
         let metadata = card().to_metadata();
-        let optional = ["ssamba.precision", "ssamba.lowering", "ssamba.batch"];
+        let optional = [
+            "ssamba.precision",
+            "ssamba.lowering",
+            "ssamba.batch",
+            "ssamba.input",
+            "ssamba.self_test",
+        ];
         let required = |key: &&String| *key != "ssamba.card" && !optional.contains(&key.as_str());
         for key in metadata.keys().filter(required) {
             let mut lacking = metadata.clone();
@@ -355,7 +446,7 @@ mod tests {
         older.retain(|key, _| !optional.contains(&key.as_str()));
         let read = Card::from_metadata(&older).unwrap();
         assert_eq!((read.lowering, read.batch), (Lowering::Function, None));
-        assert_eq!(read.precision, Precision::F32);
+        assert_eq!((read.precision, read.input), (Precision::F32, Input::Fbank));
         for key in optional {
             let mut broken = metadata.clone();
             broken.insert(key.into(), "-1".into());
@@ -378,11 +469,30 @@ mod tests {
     #[test]
     fn a_fixed_batch_is_asked_for() {
         let clips = |batch| Tensor::new([batch, 98, 128], vec![0.0; batch * 98 * 128]).unwrap();
-        assert_eq!(card().check_input(&clips(2)).unwrap(), [2, 98, 128]);
-        let message = card().check_input(&clips(1)).unwrap_err().to_string();
+        let fixed = Card { input: Input::Fbank, ..card() };
+        assert!(fixed.check_input(&clips(2)).is_ok());
+        let message = fixed.check_input(&clips(1)).unwrap_err().to_string();
         assert!(message.contains("expected [2, 98, 128]"), "{message}");
-        let free = Card { batch: None, ..card() };
-        assert_eq!(free.check_input(&clips(1)).unwrap(), [1, 98, 128]);
+        let free = Card { batch: None, ..fixed };
+        assert!(free.check_input(&clips(1)).is_ok());
+        assert!(free.check_input(&clips(0)).is_err());
+    }
+
+    #[test]
+    fn a_waveform_has_any_length_from_one_frame_on() {
+        let card = Card { batch: None, ..card() };
+        let check = |shape: &[usize]| {
+            let data = vec![0.0; shape.iter().product()];
+            card.check_input(&Tensor::new(shape, data).unwrap()).map_err(|error| error.to_string())
+        };
+        assert_eq!(card.window_shape(3), [3, 15_920]);
+        for samples in [400, 15_920, 100_000] {
+            assert_eq!(check(&[2, samples]), Ok(()));
+        }
+        let short = "`waveform` has 399 samples, and one frame takes 400: append silence";
+        assert_eq!(check(&[1, 399]).unwrap_err(), short);
+        let rank = check(&[1, 98, 128]).unwrap_err();
+        assert!(rank.contains("expected [batch, samples] with a batch"), "{rank}");
     }
 
     #[test]

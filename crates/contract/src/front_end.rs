@@ -1,5 +1,7 @@
 //! How a waveform becomes the input of a graph.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Order of the last two steps of the front end; upstream has both.
@@ -11,6 +13,42 @@ pub enum Order {
     PadThenNormalise,
     /// Padding stays zero: the SUPERB pipeline (`src/finetune/voxceleb1/ssast/audio.py:88-109`).
     NormaliseThenPad,
+}
+
+/// What a file takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// Normalised filter banks: the caller computes the front end.
+    #[default]
+    Fbank,
+    /// Samples: the front end is in the graph.
+    Waveform,
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fbank => "fbank",
+            Self::Waveform => "waveform",
+        })
+    }
+}
+
+/// Length of a frame in ms, 400 samples at 16 kHz (torchaudio 2.6 `compliance/kaldi.py:514-540`).
+const FRAME_LENGTH_MS: usize = 25;
+/// From one frame to the next in ms, 160 samples at 16 kHz (ssamba@019b276
+/// `src/dataloader.py:135`).
+const FRAME_SHIFT_MS: usize = 10;
+
+/// Samples in one frame.
+pub fn frame_length(sample_rate: u32) -> usize {
+    sample_rate as usize * FRAME_LENGTH_MS / 1000
+}
+
+/// Samples from the start of one frame to the start of the next.
+pub fn frame_shift(sample_rate: u32) -> usize {
+    sample_rate as usize * FRAME_SHIFT_MS / 1000
 }
 
 /// Settings of the Kaldi filter-bank front end that differ between models.
@@ -56,6 +94,12 @@ impl FrontEnd {
             ));
         }
         None
+    }
+
+    /// Samples that fill all frames exactly: longer input is cut.
+    pub fn window_samples(&self) -> usize {
+        let shifts = self.n_frames.saturating_sub(1);
+        frame_length(self.sample_rate) + shifts * frame_shift(self.sample_rate)
     }
 
     /// Length in seconds of audio that fills all frames: longer input is cut.

@@ -4,11 +4,17 @@ use std::fmt;
 
 /// Input: normalised log-mel filter banks, `[batch, n_frames, n_mels]`.
 pub const FBANK: &str = "fbank";
+/// Input of files with the front end inside: mono samples in [-1, 1), `[batch, samples]`.
+pub const WAVEFORM: &str = "waveform";
 /// The axis that files leave open: the clips of a run.
 pub const BATCH: &str = "batch";
+/// The axis that files with the front end inside leave open: the length of the clips.
+pub const SAMPLES: &str = "samples";
 /// Output: scores before sigmoid or softmax, `[batch, n_classes]` (`[batch, 60, n_classes]` for the
 /// per-second head).
 pub const LOGITS: &str = "logits";
+/// Output of files with the front end inside: `logits` after sigmoid or softmax, same shape.
+pub const SCORES: &str = "scores";
 /// Output: the pooled clip vector before the head, `[batch, d_model]`.
 pub const EMBEDDING: &str = "embedding";
 /// Output of feature extractors: one vector per patch column, [batch, patches over time,

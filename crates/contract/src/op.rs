@@ -31,6 +31,10 @@ pub mod contrib {
     /// `query`, `key`, `value` `[batch, tokens, heads * head_width]` to the same shape, all heads in
     /// one kernel.
     pub const MULTI_HEAD_ATTENTION: &str = "MultiHeadAttention";
+    /// `query`, `key` `[batch, tokens, d_state]`, `value` `[batch, tokens, channels]`, a state that
+    /// may be absent, and `decay` `[batch, tokens, channels * d_state]`, to `value`'s shape and the
+    /// state: the recurrence, with one head a channel.
+    pub const LINEAR_ATTENTION: &str = "LinearAttention";
 }
 
 /// Names of the attributes of both operators.

@@ -67,6 +67,25 @@ impl Extractor {
         &self.front_end
     }
 
+    /// Frames of a waveform that can be heard: one frame at least, of finite samples.
+    ///
+    /// # Errors
+    /// As [`extract`](Self::extract).
+    pub fn check(&self, samples: &[f32]) -> Result<usize, FeatureError> {
+        let n_frames_of_clip = self.fbank.n_frames(samples.len());
+        if n_frames_of_clip == 0 {
+            return Err(FeatureError::TooShort {
+                n_samples: samples.len(),
+                frame_length: self.fbank.frame_length(),
+                sample_rate: self.front_end.sample_rate,
+            });
+        }
+        if let Some(index) = samples.iter().position(|x| !x.is_finite()) {
+            return Err(FeatureError::NotFinite { index, value: samples[index] });
+        }
+        Ok(n_frames_of_clip)
+    }
+
     /// Filter banks of a mono waveform at the front end's sample rate.
     ///
     /// Each frame loses its own mean, so that of the clip cancels but for rounding. It is
@@ -76,18 +95,8 @@ impl Extractor {
     /// When the waveform is shorter than one frame, of which upstream would make padding alone,
     /// or when a sample is not finite.
     pub fn extract(&mut self, samples: &[f32]) -> Result<Features, FeatureError> {
-        let FrontEnd { sample_rate, n_mels, n_frames, order, subtract_clip_mean, .. } =
-            self.front_end;
-        let n_frames_of_clip = self.fbank.n_frames(samples.len());
-        if n_frames_of_clip == 0 {
-            let frame_length = self.fbank.frame_length();
-            let n_samples = samples.len();
-            return Err(FeatureError::TooShort { n_samples, frame_length, sample_rate });
-        }
-        if let Some(index) = samples.iter().position(|x| !x.is_finite()) {
-            return Err(FeatureError::NotFinite { index, value: samples[index] });
-        }
-
+        let FrontEnd { n_mels, n_frames, order, subtract_clip_mean, .. } = self.front_end;
+        let n_frames_of_clip = self.check(samples)?;
         let mut fbank = vec![0.0; n_frames * n_mels];
         if subtract_clip_mean {
             self.fbank.compute_into(&without_mean(samples), &mut fbank);

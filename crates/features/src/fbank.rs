@@ -6,19 +6,15 @@ use std::sync::Arc;
 use mel_spec::mel::SparseMelFilterbank;
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
+use ssamba_contract::front_end::{frame_length, frame_shift};
 
 use crate::{FeatureError, mel};
 
-/// Length of a frame in ms, 400 samples at 16 kHz (torchaudio 2.6 `compliance/kaldi.py:514-540`).
-const FRAME_LENGTH_MS: usize = 25;
-/// From one frame to the next in ms, 160 samples at 16 kHz (ssamba@019b276
-/// `src/dataloader.py:135`).
-const FRAME_SHIFT_MS: usize = 10;
 /// Share of the previous sample that is taken off (torchaudio 2.6 `compliance/kaldi.py:514-540`).
-const PREEMPHASIS: f64 = 0.97;
+pub const PREEMPHASIS: f64 = 0.97;
 /// Least mel energy, 1.1920929e-7 (torchaudio 2.6 `compliance/kaldi.py`): its logarithm,
 /// -15.942385, is what silence and an empty filter give.
-const FLOOR: f64 = f32::EPSILON as f64;
+pub const FLOOR: f64 = f32::EPSILON as f64;
 
 /// Computes log-mel filter banks: `[n_frames, n_mels]`, natural logarithm, lowest bin first.
 ///
@@ -48,8 +44,7 @@ impl Fbank {
     /// # Errors
     /// When there are no mel bins, or the sample rate leaves no room for them.
     pub fn new(sample_rate: u32, n_mels: usize) -> Result<Self, FeatureError> {
-        let frame_length = sample_rate as usize * FRAME_LENGTH_MS / 1000;
-        let frame_shift = sample_rate as usize * FRAME_SHIFT_MS / 1000;
+        let (frame_length, frame_shift) = (frame_length(sample_rate), frame_shift(sample_rate));
         if frame_length < 2 || frame_shift == 0 {
             return Err(FeatureError::SampleRateTooLow(sample_rate));
         }
@@ -148,7 +143,7 @@ impl Fbank {
 }
 
 /// Ends on zero at both sides: "hanning" in Kaldi, `periodic=False` in PyTorch.
-fn symmetric_hann(length: usize) -> Vec<f64> {
+pub fn symmetric_hann(length: usize) -> Vec<f64> {
     let turn = TAU / (length - 1) as f64;
     (0..length).map(|i| 0.5 - 0.5 * (turn * i as f64).cos()).collect()
 }

@@ -18,5 +18,6 @@ mod stream;
 
 pub use error::FeatureError;
 pub use extractor::{Extractor, Features};
-pub use fbank::Fbank;
+pub use fbank::{FLOOR, Fbank, PREEMPHASIS, symmetric_hann};
+pub use mel::mel_weights;
 pub use stream::Stream;

@@ -20,6 +20,18 @@ pub(crate) fn filter_bank(
     n_fft: usize,
     n_mels: usize,
 ) -> Result<SparseMelFilterbank, FeatureError> {
+    Ok(SparseMelFilterbank::from_dense(&mel_weights(sample_rate, n_fft, n_mels)?))
+}
+
+/// The filters as a matrix, `[n_mels, n_fft / 2 + 1]`.
+///
+/// # Errors
+/// When there are no mel bins, or the sample rate leaves no room for them.
+pub fn mel_weights(
+    sample_rate: u32,
+    n_fft: usize,
+    n_mels: usize,
+) -> Result<Array2<f64>, FeatureError> {
     if n_mels == 0 {
         return Err(FeatureError::NoMelBins);
     }
@@ -27,11 +39,10 @@ pub(crate) fn filter_bank(
     if nyquist <= LOW_FREQUENCY {
         return Err(FeatureError::SampleRateTooLow(sample_rate));
     }
-    let weights = Array2::from_shape_fn((n_mels, n_fft / 2 + 1), |(filter, bin)| {
+    Ok(Array2::from_shape_fn((n_mels, n_fft / 2 + 1), |(filter, bin)| {
         // The bin at half the sample rate belongs to no filter.
         if bin == n_fft / 2 { 0.0 } else { weight(sample_rate, n_fft, n_mels, filter, bin) }
-    });
-    Ok(SparseMelFilterbank::from_dense(&weights))
+    }))
 }
 
 /// Rises from edge `filter` to the next one and falls to the one after.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ssamba_contract::{Card, Session, Tensor, io::LOGITS};
+use ssamba_contract::{Card, Input, Session, Tensor, io::LOGITS};
 use ssamba_features::{FeatureError, Stream};
 use ssamba_tract::TractSession;
 
@@ -72,6 +72,10 @@ impl Spotter {
 
     fn new(mut session: TractSession, settings: &Settings) -> Result<Self> {
         let front_end = &session.card().front_end;
+        ensure!(
+            session.card().input == Input::Fbank,
+            "the model takes waveforms, and a stream is heard frame by frame: export with --frontend fbank"
+        );
         ensure!(
             front_end.sample_rate == SAMPLE_RATE,
             "the model hears {} Hz, expected {SAMPLE_RATE} Hz",

@@ -72,6 +72,7 @@ pub(crate) struct Cpu<T>(PhantomData<T>);
 
 impl<T: Element> Backend for Cpu<T> {
     const PROVIDER: &'static str = "CPUExecutionProvider";
+    const IN_PLACE: bool = false;
 
     fn sequences(&self) -> TensorElementType {
         T::TYPE

@@ -3,7 +3,8 @@
 //! ONNX Runtime is a shared library that is found and loaded at run time: building this crate needs
 //! none. [`library`] says where it is looked for. [`OrtSession`] runs a file with our kernels of the
 //! operators `ssamba::SelectiveScan` and `ssamba::ShortConv` registered, or, for comparison, with the
-//! function bodies that the file carries. [`Provider`] says what it runs on.
+//! function bodies that the file carries. [`Provider`] says what it runs on. [`custom_ops`] is for
+//! sessions of others.
 //!
 //! ONNX Runtime's own messages are off; the variable `ORT_LOG` (`verbose`, `info`, `warning`,
 //! `error`, `fatal`) turns them on, on stderr. What fails is returned as an error either way.
@@ -13,6 +14,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod custom_ops;
 pub mod library;
 mod message;
 mod missing;

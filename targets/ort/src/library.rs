@@ -152,12 +152,7 @@ fn open(path: PathBuf, origin: Origin) -> Result<Library> {
     let load = || -> Result<String> {
         // Before `ort` keeps it: a library that is refused can still be replaced by another.
         let version = version(&path)?;
-        let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-        if minor.is_none_or(|minor| minor < OLDEST_MINOR) {
-            bail!(
-                "it is version {version}, expected 1.{OLDEST_MINOR} or newer: {INSTALL} --upgrade"
-            );
-        }
+        check_version(&version)?;
         drop(ort::init_from(&path)?);
         Ok(version)
     };
@@ -165,6 +160,18 @@ fn open(path: PathBuf, origin: Origin) -> Result<Library> {
         format!("cannot load ONNX Runtime from `{}` ({origin})", path.display())
     })?;
     Ok(Library { path, origin, version })
+}
+
+/// Whether that version is taken.
+///
+/// # Errors
+/// When it is too old, or not a version.
+pub(crate) fn check_version(version: &str) -> Result<()> {
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < OLDEST_MINOR) {
+        bail!("it is version {version}, expected 1.{OLDEST_MINOR} or newer: {INSTALL} --upgrade");
+    }
+    Ok(())
 }
 
 /// What the library at `path` calls itself.

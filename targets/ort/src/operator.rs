@@ -30,6 +30,9 @@ pub(crate) trait Definition: Send + Sync + 'static {
     const PARAMETERS: &'static [bool];
     /// How many leading operands are required.
     const REQUIRED_OPERANDS: usize;
+    /// Operands, and outputs that may take their place where both have the same size: a value of one
+    /// is read before that of the other is written, and not again.
+    const IN_PLACE: &'static [(u32, u32)];
     /// Attributes of a node, checked.
     type Attributes: Send + 'static;
 
@@ -47,6 +50,8 @@ pub(crate) trait Definition: Send + Sync + 'static {
 pub(crate) trait Backend: Clone + Send + Sync + 'static {
     /// ONNX Runtime's name of the provider.
     const PROVIDER: &'static str;
+    /// Whether an output may be where an operand is.
+    const IN_PLACE: bool;
 
     /// The type of the sequences.
     fn sequences(&self) -> TensorElementType;
@@ -80,6 +85,8 @@ impl<D, B: Backend> On<D, B> {
 
 impl<D: Definition, B: Run<D>> Operator for On<D, B> {
     type Kernel<'a> = NodeKernel<D, B>;
+
+    const INPLACES: &'static [(u32, u32)] = if B::IN_PLACE { D::IN_PLACE } else { &[] };
 
     fn name(&self) -> &str {
         D::NAME

@@ -20,11 +20,11 @@ use ort::{
     },
     value::{TensorElementType, TensorRef, ValueType},
 };
-use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, default_threads, io::FBANK};
+use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, default_threads};
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{ArenaUse, Bound, Device, allocator};
+use crate::cuda::{ArenaUse, Bound, Device, OfferedArena, allocator};
 use crate::{Library, Placement, Provider, library, message::readable};
 
 /// How to open a file.
@@ -92,7 +92,7 @@ impl OrtSession {
             if let Some(folder) = &profile {
                 builder = builder.with_profiling(folder.path().join("run")).map_err(readable)?;
             }
-            let graph = commit(builder, path)?;
+            let graph = commit(builder, path, &options.provider, &environment)?;
             let card = card(&graph)?;
             check_graph(&graph, &card)?;
             if card.precision == Precision::I8 && options.provider.on_gpu() {
@@ -151,19 +151,19 @@ impl Session for OrtSession {
         &self.card
     }
 
-    fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
+    fn run(&mut self, input: &Tensor) -> Result<Outputs> {
         #[cfg(feature = "cuda")]
         if self.provider.device().is_some() {
-            self.write(fbank)?;
+            self.write(input)?;
             self.run_written()?;
             return self.read();
         }
         let provider = self.provider.name();
-        self.card.check_input(fbank).context(provider)?;
-        let input = TensorRef::from_array_view((fbank.shape(), fbank.data())).map_err(readable)?;
+        self.card.check_input(input).context(provider)?;
+        let value = TensorRef::from_array_view((input.shape(), input.data())).map_err(readable)?;
         let outputs = self
             .graph
-            .run(inputs![FBANK => input])
+            .run(inputs![self.card.input_name() => value])
             .map_err(readable)
             .with_context(|| format!("{provider}: run failed"))?;
         let outputs = outputs.iter().map(|(name, value)| {
@@ -186,28 +186,29 @@ impl OrtSession {
     /// # Errors
     /// When the provider is not a GPU's, the input does not fit the card, or the device's memory is
     /// too small; when a graph was captured for a batch of another size.
-    pub fn write(&mut self, fbank: &Tensor) -> Result<()> {
+    pub fn write(&mut self, input: &Tensor) -> Result<()> {
         let provider = self.provider.name();
-        self.card.check_input(fbank).context(provider)?;
+        self.card.check_input(input).context(provider)?;
+        let name = self.card.input_name();
         let Some(cuda) = self.provider.device() else { bail!("{provider}: not on a GPU") };
-        self.provider.check_batch(&self.card, fbank.shape()[0]).context(provider)?;
+        self.provider.check_batch(&self.card, input.shape()[0]).context(provider)?;
         let _device = shared_device();
         match &self.bound {
-            Some(bound) if bound.shape() == fbank.shape() => {}
+            Some(bound) if bound.shape() == input.shape() => {}
             Some(bound) if cuda.cuda_graph => bail!(
                 "{provider}: the CUDA graph of this session is for a batch of {}, got {}; open another",
                 bound.shape()[0],
-                fbank.shape()[0]
+                input.shape()[0]
             ),
             _ => {
                 // What was bound goes first: there may be no room for both.
                 self.bound = None;
                 let device = Device::open(cuda.device)?;
-                let bound = Bound::new(&self.graph, &device, cuda.device, fbank.shape());
+                let bound = Bound::new(&self.graph, &device, cuda.device, name, input.shape());
                 self.bound = Some(bound.context(provider)?);
             }
         }
-        self.bound.as_mut().context("nothing is bound")?.write(fbank).context(provider)
+        self.bound.as_mut().context("nothing is bound")?.write(input).context(provider)
     }
 
     /// Runs on what was written, and waits for the device.
@@ -295,11 +296,25 @@ fn builder(
     Ok(builder)
 }
 
-fn commit(builder: SessionBuilder, path: &Path) -> Result<Graph> {
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for arenas on GPUs"))]
+fn commit(
+    builder: SessionBuilder,
+    path: &Path,
+    provider: &Provider,
+    environment: &Environment,
+) -> Result<Graph> {
     let mut builder = builder;
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     #[cfg(feature = "cuda")]
     let _device = shared_device();
+    #[cfg(feature = "cuda")]
+    let _arena = match provider {
+        Provider::Cuda(cuda) => {
+            builder = builder.with_env_allocators().map_err(readable)?;
+            Some(OfferedArena::new(environment, cuda)?)
+        }
+        _ => None,
+    };
     builder.commit_from_file(path).map_err(readable)
 }
 
@@ -311,7 +326,7 @@ pub(crate) fn card_of(path: &Path, environment: &Environment) -> Result<Card> {
         .map_err(readable)?
         .with_operators(Provider::Cpu.operators()?)
         .map_err(readable)?;
-    card(&commit(builder, path)?)
+    card(&commit(builder, path, &Provider::Cpu, environment)?)
 }
 
 fn card(graph: &Graph) -> Result<Card> {
@@ -327,15 +342,15 @@ fn card(graph: &Graph) -> Result<Card> {
 
 /// Whether the graph takes what the card says it takes.
 fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
+    let name = card.input_name();
     let [input] = graph.inputs() else {
         let names: Vec<&str> = graph.inputs().iter().map(|input| input.name()).collect();
-        bail!("the graph takes the inputs {names:?}, expected `{FBANK}` alone");
+        bail!("the graph takes the inputs {names:?}, expected `{name}` alone");
     };
-    if input.name() != FBANK {
-        bail!("the graph takes the input `{}`, expected `{FBANK}`", input.name());
+    if input.name() != name {
+        bail!("the graph takes the input `{}`, expected `{name}`", input.name());
     }
-    let batch = card.batch.map_or(-1, |batch| batch as i64);
-    let expected = [batch, card.front_end.n_frames as i64, card.front_end.n_mels as i64];
+    let expected = card.input_axes().into_iter().map(|axis| axis.map_or(-1, |size| size as i64));
     match input.dtype() {
         ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }
             if shape.len() == expected.len()
@@ -347,7 +362,7 @@ fn check_graph(graph: &Graph, card: &Card) -> Result<()> {
             Ok(())
         }
         other => bail!(
-            "the graph's `{FBANK}` is {other}, but its card says f32 of shape {}",
+            "the graph's `{name}` is {other}, but its card says f32 of shape {}",
             card.input_shape()
         ),
     }

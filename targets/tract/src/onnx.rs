@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use anyhow::{Result, anyhow, bail};
 use ssamba_contract::{
-    Card, Precision,
-    io::FBANK,
+    Card,
     op::{DOMAIN, VERSION, contrib},
 };
 use tract_onnx::{
@@ -32,6 +31,10 @@ pub(crate) fn read(
     if let Some(opset) = version.filter(|opset| opset.version != VERSION) {
         bail!("its operators are of version {}, this program has {VERSION}", opset.version);
     }
+    let card = card(&proto)?;
+    if let Some(reason) = card.beyond_tract() {
+        bail!(reason);
+    }
     // By domain: tract looks nodes up by type alone.
     let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
     if let Some(node) = nodes.find(|node| node.domain == contrib::DOMAIN) {
@@ -39,13 +42,6 @@ pub(crate) fn read(
             "it holds `{}::{}`, which ONNX Runtime alone has: run it there, or export with plain attention",
             node.domain,
             node.op_type
-        );
-    }
-    let card = card(&proto)?;
-    if card.precision == Precision::F16 {
-        bail!(
-            "its layers are in half precision (fp16), which takes ONNX Runtime: run it there, or export with \
-             --precision fp32"
         );
     }
     let outputs =
@@ -68,8 +64,9 @@ fn card(proto: &ModelProto) -> Result<Card> {
 fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
     let names: Vec<&str> =
         model.inputs.iter().map(|input| model.nodes[input.node].name.as_str()).collect();
-    if names != [FBANK] {
-        bail!("the graph takes the inputs {names:?}, expected `{FBANK}` alone");
+    let input = card.input_name();
+    if names != [input] {
+        bail!("the graph takes the inputs {names:?}, expected `{input}` alone");
     }
     let fact = model.input_fact(0)?;
     let sizes: Vec<Option<usize>> = fact
@@ -77,7 +74,7 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
         .dims()
         .map(|size| size.concretize().and_then(|size| size.to_usize().ok()))
         .collect();
-    let expected = [card.batch, Some(card.front_end.n_frames), Some(card.front_end.n_mels)];
+    let expected = card.input_axes();
     let fits = sizes.len() == expected.len()
         && sizes
             .iter()
@@ -85,7 +82,7 @@ fn check_graph(model: &InferenceModel, card: &Card) -> Result<()> {
             .all(|(&got, expected)| got.is_none() || expected.is_none() || got == expected);
     if !fits || fact.datum_type.concretize() != Some(f32::datum_type()) {
         bail!(
-            "the graph's `{FBANK}` is {fact:?}, but its card says f32 of shape {}",
+            "the graph's `{input}` is {fact:?}, but its card says f32 of shape {}",
             card.input_shape()
         );
     }

@@ -1,7 +1,7 @@
 //! An exported file, or a pack made of one, open in tract.
 
 use std::{
-    collections::HashMap,
+    collections::VecDeque,
     fs,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -26,14 +26,15 @@ pub struct Options {
 /// An exported file, open in tract.
 ///
 /// The first run with a shape plans for it, which takes far longer than the run; later runs with
-/// that shape reuse the plan.
+/// that shape reuse the plan. Clips of a file with the front end inside have many lengths: the
+/// plans of the last eight shapes are kept.
 #[derive(Debug)]
 pub struct TractSession {
     path: PathBuf,
     card: Card,
     model: Model,
     outputs: Vec<String>,
-    plans: HashMap<[usize; 3], Arc<TypedRunnableModel>>,
+    plans: VecDeque<(Vec<usize>, Arc<TypedRunnableModel>)>,
 }
 
 /// What plans are made from.
@@ -45,6 +46,9 @@ enum Model {
     /// Of one shape.
     Pack(TypedModel),
 }
+
+/// Each holds the weights in an order of its own.
+const PLANS: usize = 8;
 
 impl TractSession {
     /// Opens a file that `ssamba-edge export` wrote.
@@ -59,7 +63,7 @@ impl TractSession {
             let threads = threads(options)?;
             let (card, outputs, model) = crate::onnx::read(&fs::read(path)?, threads)?;
             let model = Model::Onnx(model);
-            Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
+            Ok(Self { path: path.into(), card, model, outputs, plans: VecDeque::new() })
         };
         read().with_context(|| format!("cannot open `{}` in tract", path.display()))
     }
@@ -87,7 +91,7 @@ impl TractSession {
             let outputs = labels.collect::<Result<_>>()?;
             set_threads(&mut model, threads(options)?);
             let model = Model::Pack(model);
-            Ok(Self { path: path.into(), card, model, outputs, plans: HashMap::new() })
+            Ok(Self { path: path.into(), card, model, outputs, plans: VecDeque::new() })
         };
         read().with_context(|| format!("cannot open `{}` in tract", path.display()))
     }
@@ -99,9 +103,15 @@ impl TractSession {
     /// When the session was opened from a pack, or a node has no place in that format.
     #[cfg(feature = "onnx")]
     pub fn pack(&self) -> Result<Vec<u8>> {
+        use ssamba_contract::Input;
         use tract_onnx::prelude::{InferenceFact, InferenceModelExt};
 
         let Model::Onnx(model) = &self.model else { bail!("a pack is packed already") };
+        ensure!(
+            self.card.input == Input::Fbank,
+            "`{}` takes a waveform, and a pack takes filter banks: export with --frontend fbank",
+            self.path.display()
+        );
         guarded(|| {
             let fact = InferenceFact::dt_shape(f32::datum_type(), packed_shape(&self.card));
             let mut model =
@@ -116,14 +126,23 @@ impl TractSession {
         .with_context(|| format!("tract: cannot pack `{}`", self.path.display()))
     }
 
-    fn plan(&mut self, shape: [usize; 3]) -> Result<Arc<TypedRunnableModel>> {
-        if let Some(plan) = self.plans.get(&shape) {
-            return Ok(plan.clone());
+    fn plan(&mut self, shape: &[usize]) -> Result<Arc<TypedRunnableModel>> {
+        if let Some(index) = self.plans.iter().position(|(planned, _)| planned == shape) {
+            // To the end, as the last one used.
+            let last = self.plans.remove(index);
+            self.plans.extend(last);
+        } else {
+            let plan =
+                guarded(|| self.model.planned(shape)?.into_runnable()).with_context(|| {
+                    format!("tract: cannot plan `{}` for {shape:?}", self.path.display())
+                })?;
+            self.plans.push_back((shape.to_vec(), plan));
         }
-        let plan = guarded(|| self.model.planned(shape)?.into_runnable()).with_context(|| {
-            format!("tract: cannot plan `{}` for {shape:?}", self.path.display())
-        })?;
-        Ok(self.plans.entry(shape).or_insert(plan).clone())
+        while self.plans.len() > PLANS {
+            self.plans.pop_front();
+        }
+        let (_, plan) = self.plans.back().context("tract: no plan")?;
+        Ok(plan.clone())
     }
 }
 
@@ -136,11 +155,11 @@ impl Session for TractSession {
         &self.card
     }
 
-    fn run(&mut self, fbank: &Tensor) -> Result<Outputs> {
-        let shape = self.card.check_input(fbank).context("tract")?;
-        let plan = self.plan(shape)?;
+    fn run(&mut self, input: &Tensor) -> Result<Outputs> {
+        self.card.check_input(input).context("tract")?;
+        let plan = self.plan(input.shape())?;
         let values = guarded(|| {
-            let input = tract_nnef::prelude::Tensor::from_shape(&shape, fbank.data())?;
+            let input = tract_nnef::prelude::Tensor::from_shape(input.shape(), input.data())?;
             plan.run(tvec!(input.into()))
         })
         .context("tract: run failed")?;
@@ -154,7 +173,7 @@ impl Session for TractSession {
 
 impl Model {
     /// The model, optimised for a shape.
-    fn planned(&self, shape: [usize; 3]) -> Result<TypedModel> {
+    fn planned(&self, shape: &[usize]) -> Result<TypedModel> {
         match self {
             #[cfg(feature = "onnx")]
             Self::Onnx(model) => {
@@ -165,7 +184,7 @@ impl Model {
             Self::Pack(model) => {
                 let packed = &model.input_fact(0)?.shape;
                 ensure!(
-                    packed.as_concrete() == Some(&shape[..]),
+                    packed.as_concrete() == Some(shape),
                     "a pack takes one clip at a time, {packed:?}"
                 );
                 model.clone().into_optimized()

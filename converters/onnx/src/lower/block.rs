@@ -36,6 +36,8 @@ pub(crate) struct Encoder<'a> {
     pub(crate) scan: &'a ScanConfiguration,
     pub(crate) precision: Precision,
     pub(crate) lowering: Lowering,
+    /// Whether the file is for a GPU.
+    pub(crate) gpu: bool,
 }
 
 impl Encoder<'_> {

@@ -1,14 +1,9 @@
-//! Convolutions and scan of the mixers in plain operators, without control flow: for a runtime that
-//! has neither our operators nor loops, as TensorRT without a plug-in.
+//! The recurrence in plain operators, without control flow: for a runtime that has neither our operators
+//! nor loops, as TensorRT without a plug-in. See [`walks`](super::walks) for what is around it.
 //!
-//! The number of tokens is fixed. Streams have an axis of their own: first those that walk from the
-//! first token to the last, then those that walk back. The tokens of the latter are turned round
-//! once before the convolution and once after the scan (`Slice` with step -1), and all streams are
-//! computed by the same nodes. A walk is padded at its end to whole chunks. Everything between the
-//! two turns is causal, so what is computed there reaches no token; it is cut off.
-//!
-//! Inside a chunk the recurrence is unrolled, for all chunks at once, from a zero state; the states
-//! at the ends of chunks are combined in log2(chunks) steps; and a carried-in state `h` adds
+//! The number of tokens is fixed, and walks are padded to whole chunks. Inside a chunk the recurrence is
+//! unrolled, for all chunks at once, from a zero state; the states at the ends of chunks are combined in
+//! log2(chunks) steps; and a carried-in state `h` adds
 //!
 //! ```text
 //! y_j += C_j . (exp(A * (dt_0 + .. + dt_j)) * h)
@@ -21,16 +16,11 @@
 use anyhow::{Result, ensure};
 use onnx_protobuf::GraphProto;
 use protobuf::Message;
-use ssamba_model::{Config, weights::StreamWeights};
 
-use super::{
-    block::Encoder,
-    matrix::{Matrix, vector},
-    mixer::Oriented,
-};
+use super::walks::{Operands, Walks, slice};
 use crate::{
     function::model_proto,
-    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+    graph::{Axis, Constants, GraphBuilder, Value, float_value},
 };
 
 /// Axes of states, and of what is split into the positions of a chunk.
@@ -40,7 +30,7 @@ const POSITIONS: i64 = 3;
 /// How a walk is cut: about as many chunks as there are positions in one, which keeps both the
 /// nodes (by position) and the states (by chunk) few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Chunks {
+pub(crate) struct Chunks {
     seq_len: usize,
     /// Positions in a chunk.
     len: usize,
@@ -49,157 +39,43 @@ struct Chunks {
 
 impl Chunks {
     /// `seq_len` is at least 1.
-    fn new(seq_len: usize) -> Self {
+    pub(crate) fn new(seq_len: usize) -> Self {
         let count = seq_len.div_ceil(seq_len.isqrt().max(1));
         Self { seq_len, len: seq_len.div_ceil(count), count }
     }
 
     /// Tokens with the padding.
-    fn padded(self) -> usize {
+    pub(crate) fn padded(self) -> usize {
         self.len * self.count
     }
 
     fn padding(self) -> usize {
         self.padded() - self.seq_len
     }
-}
 
-/// Convolutions, projections, scan and gate of all mixers: `x` and `z`
-/// `[batch, seq_len, mixers * d_inner]` to the same shape.
-pub(crate) fn mixers(
-    g: &mut GraphBuilder,
-    encoder: &Encoder<'_>,
-    mixers: &[Oriented<'_>],
-    x: &Value,
-    z: &Value,
-) -> Result<Value> {
-    let config = encoder.config();
-    let chunks = Chunks::new(encoder.model.seq_len());
-    let there = mixers.iter().map(|mixer| mixer.streams()[0]);
-    let back = mixers.iter().map(|mixer| mixer.streams()[1]);
-    let streams: Vec<&StreamWeights> = there.chain(back).collect();
-
-    let u = g.scope("conv1d", |g| short_conv(g, config, &streams, chunks, x))?;
-    let y = g.scope("scan", |g| selective_scan(g, config, &streams, chunks, &u))?;
-    Ok(g.scope("combine", |g| combine(g, config, mixers.len(), chunks, &y, z)))
-}
-
-/// Depthwise convolutions and SiLU in walking order: `[batch, streams, padded, d_inner]`.
-fn short_conv(
-    g: &mut GraphBuilder,
-    config: &Config,
-    streams: &[&StreamWeights],
-    chunks: Chunks,
-    x: &Value,
-) -> Result<Value> {
-    let (mut taps, mut bias) = (Vec::new(), Vec::new());
-    for stream in streams {
-        taps.extend(vector(&stream.conv_weight)?);
-        bias.extend(vector(&stream.conv_bias)?);
+    /// `y` like `u`.
+    pub(crate) fn lower(self, g: &mut GraphBuilder, walks: Walks, operands: &Operands) -> Value {
+        Recurrence { chunks: self, walks }.lower(g, operands)
     }
-    let channels = bias.len();
-    let taps = g.floats("weight", &[channels, 1, config.d_conv], &taps);
-    let bias = g.floats("bias", &[channels], &bias);
-
-    let turned = turn(g, x, 1, chunks.seq_len, chunks.seq_len);
-    let walks = g.concat(&[x.clone(), turned], 2);
-    let before = config.d_conv as i64 - 1;
-    let pads = g.integers(&[0, before, 0, 0, chunks.padding() as i64, 0]);
-    let walks = g.node("Pad", &[&walks, &pads], &[]);
-    let walks = g.transpose(&walks, &[0, 2, 1]);
-    let attributes = [
-        ("group", Attribute::Int(channels as i64)),
-        ("kernel_shape", Attribute::Ints(vec![config.d_conv as i64])),
-    ];
-    let u = g.node("Conv", &[&walks, &taps, &bias], &attributes);
-    let u = g.silu(&u);
-    let shape = [0, streams.len() as i64, config.d_inner as i64, chunks.padded() as i64];
-    let u = g.reshape(&u, &shape);
-    Ok(g.transpose(&u, &[0, 1, 3, 2]))
-}
-
-/// The projections and the scan of every stream: `[batch, streams, padded, d_inner]` to the same.
-fn selective_scan(
-    g: &mut GraphBuilder,
-    config: &Config,
-    streams: &[&StreamWeights],
-    chunks: Chunks,
-    u: &Value,
-) -> Result<Value> {
-    let &Config { d_inner, d_state, dt_rank, .. } = config;
-    let (mut x_proj, mut dt_proj, mut dt_bias) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut a, mut d_skip) = (Vec::new(), Vec::new());
-    for stream in streams {
-        x_proj.extend(Matrix::transposed(&stream.x_proj)?.data);
-        dt_proj.extend(Matrix::transposed(&stream.dt_proj)?.data);
-        dt_bias.extend(vector(&stream.dt_bias)?);
-        let a_log = Matrix::transposed(&stream.a_log)?.data;
-        a.extend(a_log.into_iter().map(|a_log| -a_log.exp()));
-        d_skip.extend(vector(&stream.d_skip)?);
-    }
-    let (count, width) = (streams.len(), dt_rank + 2 * d_state);
-    let x_proj = g.floats("x_proj.weight", &[count, d_inner, width], &x_proj);
-    let dt_proj = g.floats("dt_proj.weight", &[count, dt_rank, d_inner], &dt_proj);
-    let dt_bias = g.floats("dt_proj.bias", &[count, 1, d_inner], &dt_bias);
-    let a = g.floats("A", &[count, 1, d_state, d_inner], &a);
-    let d_skip = g.floats("D", &[count, 1, d_inner], &d_skip);
-
-    let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-    let parts = g.split(&projected, 3, &[dt_rank, d_state, d_state]);
-    let delta = g.scope("dt_proj", |g| g.matmul(&parts[0], &dt_proj));
-    let biased = g.add(&delta, &dt_bias);
-    let dt = g.node("Softplus", &[&biased], &[]);
-    let scan = Recurrence { streams: count, chunks, d_inner, d_state };
-    let y = scan.lower(g, u, &dt, &parts[1], &parts[2], &a);
-    let skip = g.mul(u, &d_skip);
-    Ok(g.add(&y, &skip))
-}
-
-/// Both directions of every mixer back in the order of tokens and added, then the gate.
-fn combine(
-    g: &mut GraphBuilder,
-    config: &Config,
-    mixers: usize,
-    chunks: Chunks,
-    y: &Value,
-    z: &Value,
-) -> Value {
-    let walks = g.split(y, 1, &[mixers, mixers]);
-    let there = slice(g, &walks[0], 2, 0, chunks.seq_len);
-    let back = turn(g, &walks[1], 2, chunks.seq_len, chunks.padded());
-    let y = g.add(&there, &back);
-    let y = g.transpose(&y, &[0, 2, 1, 3]);
-    let y = g.reshape(&y, &[0, chunks.seq_len as i64, (mixers * config.d_inner) as i64]);
-    let gate = g.silu(z);
-    g.mul(&y, &gate)
 }
 
 /// `h = exp(dt * A) * h + dt * u * B`, `y = C . h` along the walks of all streams.
 struct Recurrence {
-    streams: usize,
     chunks: Chunks,
-    d_inner: usize,
-    d_state: usize,
+    walks: Walks,
 }
 
 impl Recurrence {
-    /// `u` and `dt` are `[batch, streams, padded, d_inner]`, as is the result, `b` and `c` have
-    /// `d_state` there; `a` is `[streams, 1, d_state, d_inner]`.
-    fn lower(
-        &self,
-        g: &mut GraphBuilder,
-        u: &Value,
-        dt: &Value,
-        b: &Value,
-        c: &Value,
-        a: &Value,
-    ) -> Value {
-        let (d_inner, d_state) = (self.d_inner as i64, self.d_state as i64);
+    fn lower(&self, g: &mut GraphBuilder, operands: &Operands) -> Value {
+        let Operands { u, dt, b, c, a } = operands;
+        let Walks { streams, d_inner, d_state } = self.walks;
+        let (d_inner, width) = (d_inner as i64, d_state);
+        let d_state = d_state as i64;
         let len = self.chunks.len as i64;
         let du = g.mul(dt, u);
         let dt = self.positions(g, dt, [len, d_inner], 1);
         let du = self.positions(g, &du, [len, d_inner], 1);
-        let b = self.positions(g, b, [len * d_state, 1], self.d_state);
+        let b = self.positions(g, b, [len * d_state, 1], width);
         let c = self.positions(g, c, [len, d_state], 1);
 
         // Every chunk from a zero state.
@@ -218,7 +94,7 @@ impl Recurrence {
             y = g.add(&y, &carried);
         }
         let padded = self.chunks.padded() as i64;
-        g.reshape(&y, &[0, self.streams as i64, padded, d_inner])
+        g.reshape(&y, &[0, streams as i64, padded, d_inner])
     }
 
     /// The positions of a chunk, each for all chunks: `[batch, streams, chunks, width, ..]`.
@@ -230,7 +106,7 @@ impl Recurrence {
         width: usize,
     ) -> Vec<Value> {
         let [rows, columns] = chunk;
-        let shape = [0, self.streams as i64, self.chunks.count as i64, rows, columns];
+        let shape = [0, self.walks.streams as i64, self.chunks.count as i64, rows, columns];
         let x = g.reshape(x, &shape);
         g.split(&x, POSITIONS, &vec![width; self.chunks.len])
     }
@@ -301,21 +177,6 @@ fn delay(g: &mut GraphBuilder, states: &Value, chunks: usize) -> Value {
     g.node("Pad", &[states, &pads], &[])
 }
 
-/// Entries `start..end` of `axis`.
-fn slice(g: &mut GraphBuilder, x: &Value, axis: usize, start: usize, end: usize) -> Value {
-    let [start, end, axis] = [start, end, axis].map(|value| g.integers(&[value as i64]));
-    g.node("Slice", &[x, &start, &end, &axis], &[])
-}
-
-/// The first `kept` entries of an axis of `size`, the last of them first.
-fn turn(g: &mut GraphBuilder, x: &Value, axis: usize, kept: usize, size: usize) -> Value {
-    // One before the first entry: a negative end counts from the end of the axis.
-    let before_first = -1 - size as i64;
-    let [start, end, axis, step] =
-        [kept as i64 - 1, before_first, axis as i64, -1].map(|value| g.integers(&[value]));
-    g.node("Slice", &[x, &start, &end, &axis, &step], &[])
-}
-
 /// A model of the recurrence by itself, for tests and for measuring a runtime: inputs `u` and `dt`
 /// `[batch, streams, seq_len, d_inner]`, `Bm` and `Cm` `[batch, streams, seq_len, d_state]`, `A`
 /// `[streams, 1, d_state, d_inner]`, output `y` like `u`. All streams walk forward; `dt` is the step
@@ -343,8 +204,8 @@ pub fn chunk_model(
     let pads = g.integers(&[0, 0, 0, 0, 0, 0, chunks.padding() as i64, 0]);
     let [u, dt, b, c] =
         ["u", "dt", "Bm", "Cm"].map(|name| g.node("Pad", &[&Value::named(name), &pads], &[]));
-    let scan = Recurrence { streams, chunks, d_inner, d_state };
-    let y = scan.lower(&mut g, &u, &dt, &b, &c, &Value::named("A"));
+    let operands = Operands { u, dt, b, c, a: Value::named("A") };
+    let y = chunks.lower(&mut g, Walks { streams, d_inner, d_state }, &operands);
     let y = slice(&mut g, &y, 2, 0, seq_len);
     g.output(&y, "y");
     let a = [streams, 1, d_state, d_inner].map(Axis::Fixed);

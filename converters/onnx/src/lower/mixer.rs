@@ -1,5 +1,5 @@
 //! Mixers as nodes: projections, one `ShortConv` and one `SelectiveScan` for all streams; see
-//! [`chunk`] for the lowering without them.
+//! [`walks`] for the lowerings without them.
 //!
 //! Nothing is ever flipped. A layer that upstream feeds reversed tokens is the same mixer on the
 //! tokens as they are, with the roles of its two parameter sets swapped; a stream that walks from
@@ -7,7 +7,10 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
-use ssamba_contract::{Lowering, op};
+use ssamba_contract::{
+    Lowering,
+    op::{self, Combine},
+};
 use ssamba_model::{
     Config,
     weights::{MixerWeights, StreamWeights},
@@ -15,8 +18,8 @@ use ssamba_model::{
 
 use super::{
     block::Encoder,
-    chunk,
     matrix::{Matrix, vector},
+    walks,
 };
 use crate::{
     Precision,
@@ -108,19 +111,23 @@ pub(crate) fn mixers(
             let u = short_conv(g, encoder.conv, mixers, &x)?;
             selective_scan(g, encoder, mixers, &u, &z)?
         }
-        (Lowering::Chunk, Precision::F32) => chunk::mixers(g, encoder, mixers, &x, &z)?,
-        (Lowering::Chunk, half) => {
+        (_, Precision::F16) => {
             let [x, z] = [x, z].map(|value| g.cast(&value, Precision::F32));
-            let y = chunk::mixers(g, encoder, mixers, &x, &z)?;
-            g.cast(&y, half)
+            let y = walks::mixers(g, encoder, mixers, &x, &z)?;
+            g.cast(&y, precision)
         }
+        _ => walks::mixers(g, encoder, mixers, &x, &z)?,
     };
 
-    let out = mixers
-        .iter()
-        .map(|oriented| Matrix::transposed(&oriented.mixer.out_proj))
-        .collect::<Result<Vec<_>>>()?;
-    let out = Matrix::below(&out).scale(out_scale);
+    let kept_apart =
+        encoder.lowering == Lowering::Function && encoder.scan.combine == Combine::None;
+    let mut out = Vec::new();
+    for oriented in mixers {
+        let weight = Matrix::transposed(&oriented.mixer.out_proj)?.scale(out_scale);
+        let directions = if kept_apart { oriented.streams().len() } else { 1 };
+        out.extend(vec![weight; directions]);
+    }
+    let out = Matrix::below(&out);
     let weight = g.numbers("out_proj.weight", &out.shape(), &out.data, precision);
     Ok(g.scope("out_proj", |g| g.matmul(&y, &weight)))
 }
@@ -144,7 +151,8 @@ fn short_conv(
     Ok(u.remove(0))
 }
 
-/// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`.
+/// The projections of every stream and the scan of all: `[batch, seq_len, mixers * d_inner]`, or as
+/// many blocks as streams where their sums are kept apart.
 fn selective_scan(
     g: &mut GraphBuilder,
     encoder: &Encoder<'_>,
@@ -160,9 +168,9 @@ fn selective_scan(
         d_skip.extend(vector(&stream.d_skip)?);
         delta_bias.extend(vector(&stream.dt_bias)?);
     }
-    let [delta, b, c] = match encoder.precision {
-        Precision::F32 | Precision::I8 => project_each(g, encoder, &streams, u)?,
-        Precision::F16 => project_all(g, encoder, &streams, u)?,
+    let [delta, b, c] = match encoder.gpu {
+        false => project_each(g, encoder, &streams, u)?,
+        true => project_all(g, encoder, &streams, u)?,
     };
     let width = streams.len() * d_inner;
     let a = g.floats("A", &[width, d_state], &a);
@@ -226,20 +234,24 @@ fn project_all(
         part(dt_rank, d_state),
         part(dt_rank + d_state, d_state),
     ]);
-    // Rows of zeros for what is not `dt`: it is multiplied where it is, not cut out.
     let (ranks, states) = (streams.len() * dt_rank, streams.len() * d_state);
-    let dt_proj = Matrix::diagonal(&dt_proj);
-    let nothing = Matrix::zeros(2 * states, dt_proj.columns);
-    let dt_proj = Matrix::below(&[dt_proj, nothing]);
+    let mut dt_proj = Matrix::diagonal(&dt_proj);
+    let cut_dt = encoder.precision == Precision::F32;
+    if !cut_dt {
+        // Rows of zeros for what is not `dt`: it is multiplied where it is, in tensor cores.
+        let nothing = Matrix::zeros(2 * states, dt_proj.columns);
+        dt_proj = Matrix::below(&[dt_proj, nothing]);
+    }
     let x_proj = g.numbers("x_proj.weight", &all.shape(), &all.data, encoder.precision);
     let dt_proj = g.numbers("dt_proj.weight", &dt_proj.shape(), &dt_proj.data, encoder.precision);
     let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-    let delta = g.scope("dt_proj", |g| g.matmul(&projected, &dt_proj));
-    let mut cut = |start: usize| {
+    let cut = |g: &mut GraphBuilder, start: usize, width: usize| {
         let [start, end, axis] =
-            [start as i64, (start + states) as i64, 2].map(|value| g.integers(&[value]));
+            [start as i64, (start + width) as i64, 2].map(|value| g.integers(&[value]));
         g.node("Slice", &[&projected, &start, &end, &axis], &[])
     };
-    let (b, c) = (cut(ranks), cut(ranks + states));
+    let dt = if cut_dt { cut(g, 0, ranks) } else { projected.clone() };
+    let delta = g.scope("dt_proj", |g| g.matmul(&dt, &dt_proj));
+    let (b, c) = (cut(g, ranks, states), cut(g, ranks + states, states));
     Ok([delta, b, c])
 }

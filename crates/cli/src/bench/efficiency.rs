@@ -303,6 +303,7 @@ fn measure(args: &Args, case: Case, runtime: &mut String) -> Point {
             pair_fusion: !args.no_pair_fusion,
             attention: network.attention(),
             precision: precision.into(),
+            gpu: matches!(args.provider, Device::Cuda),
             ..Default::default()
         };
         std::fs::write(&path, ssamba_onnx::export(&model, &card, &options)?)?;

@@ -47,9 +47,9 @@ pub fn observe(
 ) -> Result<(OrtSession, Placement)> {
     let mut session = provider.open_ort(model, args, true)?;
     let card = session.card();
-    let front_end = &card.front_end;
-    let shape = [card.batch.unwrap_or(1), front_end.n_frames, front_end.n_mels];
-    let zeros = Tensor::new(shape, vec![0.0; shape.iter().product()])?;
+    let shape = card.window_shape(card.batch.unwrap_or(1));
+    let zeros = vec![0.0; shape.iter().product()];
+    let zeros = Tensor::new(shape, zeros)?;
     for _ in 0..runs {
         session.run(&zeros)?;
     }

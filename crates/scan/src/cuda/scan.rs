@@ -49,7 +49,7 @@ pub struct ScanAddresses {
     pub z: u64,
     /// Optional operand, `f32`.
     pub delta_bias: u64,
-    /// The output, which no operand overlaps.
+    /// The output, which no operand overlaps; it may be `u` itself where both have the same size.
     pub y: u64,
 }
 

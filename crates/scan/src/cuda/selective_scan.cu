@@ -22,7 +22,7 @@ struct ScanArguments {
     const float *d_skip;      // or null
     const void *z;            // or null
     const float *delta_bias;  // or null
-    void *y;
+    void *y;  // or `u`, where they have the same size
     int seq_len;
     int d_inner;
     int d_state;
@@ -91,6 +91,25 @@ __device__ __forceinline__ Side side_of_block(const ScanArguments &scan, int cha
     at.paired = scan.sum && scan.directions == 2;
     at.opposite = at.paired && is_reverse(scan.reverse, at.stream + 1 - 2 * side) != at.reverse;
     return at;
+}
+
+// What becomes of the sums of a side's tile of that number. From the last token, tile `n` ends in tile
+// `length / TILE - 1 - n` of a side that walks the other way, and begins in tile
+// `(length - 1) / TILE - n`.
+__device__ __forceinline__ Meeting meeting(const Side &at, int length, int tile) {
+    if (!at.paired) {
+        return ALONE;
+    }
+    return at.opposite && 2 * tile < length / TILE - 1         ? FIRST
+           : at.opposite && 2 * tile > (length - 1) / TILE + 1 ? LATER
+                                                               : MIXED;
+}
+
+// The first tile that is `MIXED`, and the first after it that is not, of `count` in all.
+__device__ __forceinline__ int2 mixed_tiles(const Side &at, int length, int count) {
+    return !at.paired    ? make_int2(count, count)
+           : at.opposite ? make_int2(length / TILE / 2, ((length - 1) / TILE + 1) / 2 + 1)
+                         : make_int2(0, count);
 }
 
 // A thread that holds `STATES` states of a channel.
@@ -219,8 +238,12 @@ struct Mover {
         rows_left = state < scan.d_state ? length - row_token : 0;
     }
 
+    __device__ __forceinline__ static const Values *place_of(const void *operand, unsigned place) {
+        return reinterpret_cast<const Values *>(static_cast<const T *>(operand) + place);
+    }
+
     __device__ __forceinline__ static Values values(const void *operand, unsigned place) {
-        return load(reinterpret_cast<const Values *>(static_cast<const T *>(operand) + place));
+        return load(place_of(operand, place));
     }
 
     __device__ __forceinline__ static States states(const void *operand, unsigned place) {
@@ -236,7 +259,8 @@ struct Mover {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const bool exists = i * HOP < left;
-            raw_u[i] = exists ? values(scan.u, wide + i * wide_hop) : Values{};
+            // `y` may be in its place, so not through the cache for what no thread writes.
+            raw_u[i] = exists ? *place_of(scan.u, wide + i * wide_hop) : Values{};
             raw_delta[i] = exists ? values(scan.delta, wide + i * wide_hop) : Values{};
         }
         wide += EACH * wide_hop;
@@ -300,22 +324,10 @@ struct Mover {
         }
     }
 
-    // What becomes of the sums of the tile that begins after `begin` tokens.
-    __device__ __forceinline__ Meeting meeting(int begin) const {
-        if (!at.paired) {
-            return ALONE;
-        }
-        const int length = scan.seq_len;
-        const int last = min(begin + TILE, length) - 1;
-        return at.opposite && (length - 1 - last) / TILE > begin / TILE        ? FIRST
-               : at.opposite && (length - 1 - begin) / TILE + 1 < begin / TILE ? LATER
-                                                                               : MIXED;
-    }
-
     // Asks for what the sums of the tile that begins after `begin` tokens are added to and gated by,
     // while it is scanned.
     __device__ __forceinline__ void prepare(int begin) {
-        const Meeting meets = meeting(begin);
+        const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         // `out` is still at the tile before.
         const unsigned next = out + (begin > 0 ? EACH * out_hop : 0);
         const int ahead = begin > 0 ? out_left - TILE : out_left;
@@ -376,7 +388,7 @@ struct Mover {
     __device__ __forceinline__ void store(Tile<CHANNELS, STATES> &tile,
                                           const Tile<CHANNELS, STATES> &other, int within, int side,
                                           int begin) {
-        const Meeting meets = meeting(begin);
+        const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         float sums[EACH][PAIR];
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -402,8 +414,7 @@ struct Mover {
             }
         } else {
             // The sums are left where the other side finds them, in the place of a lane.
-            const int movers = 2 * SIDE;
-            asm volatile("bar.sync 1, %0;" ::"r"(movers) : "memory");
+            __syncthreads();
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
 #pragma unroll
@@ -411,7 +422,7 @@ struct Mover {
                     tile.parts[token + i * HOP][channel + k][0] = sums[i][k];
                 }
             }
-            asm volatile("bar.sync 1, %0;" ::"r"(movers) : "memory");
+            __syncthreads();
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 if (i * HOP >= out_left) {
@@ -460,13 +471,30 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
         const int side = threadIdx.x / (CHANNELS * LANES);
         const Side at = side_of_block(scan, CHANNELS, side);
         Scanner<CHANNELS, STATES> scanner(scan, at, threadIdx.x % (CHANNELS * LANES));
-        __syncthreads();
-        for (int number = 0; number <= count; number++) {
-            if (number < count) {
-                scanner.walk(tile_of(number, side));
-            }
+        const int2 mixed = mixed_tiles(at, scan.seq_len, count);
+        // Behind these, the movers hand sums to each other in `store`.
+        const auto hand_over = [] {
             __syncthreads();
+            __syncthreads();
+        };
+        __syncthreads();
+        int number = 0;
+#pragma unroll 1
+        for (int part = 0; part < 3; part++) {
+            // A tile is stored while the next is scanned.
+            const int end = part == 0 ? mixed.x + 1 : part == 1 ? mixed.y + 1 : count;
+            for (; number < min(end, count); number++) {
+                scanner.walk(tile_of(number, side));
+                if (part == 1) {
+                    hand_over();
+                }
+                __syncthreads();
+            }
         }
+        if (mixed.x < count && mixed.y >= count) {
+            hand_over();
+        }
+        __syncthreads();
     } else {
         const int side = (threadIdx.x - scanners) / (CHANNELS * MOVERS);
         const int within = (threadIdx.x - scanners) % (CHANNELS * MOVERS);

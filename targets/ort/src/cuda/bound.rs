@@ -8,17 +8,21 @@ use ort::{
     session::{IoBinding, Session as Graph},
     value::{Tensor as Value, ValueType},
 };
-use ssamba_contract::{Outputs, Tensor, io::FBANK};
+use ssamba_contract::{Outputs, Tensor};
 
 use super::Device;
 use crate::message::readable;
 
 /// What a session takes memory of its device from.
 pub(crate) fn allocator(graph: &Graph, number: u32) -> Result<Allocator> {
-    let number = i32::try_from(number)?;
+    Allocator::new(graph, device_memory(number)?).map_err(readable)
+}
+
+/// The memory of the device of that number.
+pub(crate) fn device_memory(number: u32) -> Result<MemoryInfo<'static>> {
     let kind = (AllocatorType::Device, MemoryType::Default);
-    let info = MemoryInfo::new(AllocationDevice::CUDA, number, kind.0, kind.1).map_err(readable)?;
-    Allocator::new(graph, info).map_err(readable)
+    MemoryInfo::new(AllocationDevice::CUDA, i32::try_from(number)?, kind.0, kind.1)
+        .map_err(readable)
 }
 
 /// A session's input and outputs for one batch.
@@ -34,7 +38,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Room for an input of that shape, and for its outputs.
+    /// Room for the input of that name and shape, and for its outputs.
     ///
     /// # Errors
     /// When the device's memory is too small.
@@ -42,13 +46,14 @@ impl Bound {
         graph: &Graph,
         device: &Arc<Device>,
         number: u32,
+        name: &str,
         shape: &[usize],
     ) -> Result<Self> {
         let allocator = allocator(graph, number)?;
         let room = |shape: &[usize]| Value::<f32>::new(&allocator, shape).map_err(readable);
         let mut binding = graph.create_binding().map_err(readable)?;
         let value = room(shape)?;
-        binding.bind_input(FBANK, &value).map_err(readable)?;
+        binding.bind_input(name, &value).map_err(readable)?;
         let input = value.data_ptr() as u64;
         let batch = shape.first().copied().unwrap_or_default();
         let mut outputs = Vec::new();

@@ -33,6 +33,7 @@ use ort::{
 use ssamba_scan::cuda::{Element, KERNELS, Launch, Limits};
 
 pub use arena::ArenaUse;
+pub(crate) use arena::OfferedArena;
 pub(crate) use bound::{Bound, allocator};
 pub(crate) use operands::Operands;
 
@@ -56,6 +57,7 @@ pub(crate) struct Gpu {
 
 impl Backend for Gpu {
     const PROVIDER: &'static str = "CUDAExecutionProvider";
+    const IN_PLACE: bool = true;
 
     fn sequences(&self) -> TensorElementType {
         match self.element {

@@ -20,6 +20,8 @@ impl Definition for SelectiveScan {
     const NAME: &'static str = SELECTIVE_SCAN;
     const PARAMETERS: &'static [bool] = &PARAMETERS;
     const REQUIRED_OPERANDS: usize = REQUIRED_OPERANDS;
+    // `y` where `u` is, of the same size where the directions of a mixer are kept apart.
+    const IN_PLACE: &'static [(u32, u32)] = &[(0, 0)];
     type Attributes = Attributes;
 
     fn attributes(context: &KernelContext<'_>) -> Result<Attributes, OpError> {

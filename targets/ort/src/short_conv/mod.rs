@@ -21,6 +21,7 @@ impl Definition for ShortConv {
     const NAME: &'static str = SHORT_CONV;
     const PARAMETERS: &'static [bool] = &PARAMETERS;
     const REQUIRED_OPERANDS: usize = REQUIRED_OPERANDS;
+    const IN_PLACE: &'static [(u32, u32)] = &[];
     type Attributes = Attributes;
 
     fn attributes(context: &KernelContext<'_>) -> Result<Attributes, OpError> {

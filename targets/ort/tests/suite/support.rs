@@ -12,7 +12,7 @@ use onnx_protobuf::{
 };
 use protobuf::MessageField;
 use ssamba_contract::{
-    Card, FrontEnd, Lowering, Order, Precision, Scores, Tensor,
+    Card, FrontEnd, Input, Lowering, Order, Precision, Scores, Tensor,
     io::{EMBEDDING, FBANK, LOGITS},
     op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute},
 };
@@ -321,6 +321,8 @@ pub fn card(n_frames: usize, n_mels: usize) -> Card {
         precision: Precision::F32,
         lowering: Lowering::Function,
         batch: None,
+        self_test: None,
+        input: Input::Fbank,
     }
 }
 

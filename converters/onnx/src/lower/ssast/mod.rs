@@ -4,7 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod block;
 
 use anyhow::{Result, bail};
-use ssamba_contract::{Lowering, io::FBANK};
+use ssamba_contract::Lowering;
 use ssamba_model_common::NormKind;
 use ssamba_ssast::{CLASS_TOKENS, Model, NORM_EPS};
 
@@ -19,18 +19,24 @@ use crate::{
     graph::{GraphBuilder, Value},
 };
 
-/// The whole network, from the graph's input to its outputs.
-pub(crate) fn lower(g: &mut GraphBuilder, model: &Model, options: &Options) -> Result<Results> {
-    if options.lowering == Lowering::Chunk {
+/// The whole network, from filter banks to its outputs.
+pub(crate) fn lower(
+    g: &mut GraphBuilder,
+    model: &Model,
+    options: &Options,
+    fbank: &Value,
+) -> Result<Results> {
+    if options.lowering != Lowering::Function {
         bail!(
-            "SSAST has no recurrence to lower in chunks, leave the lowering out: \
-             with plain attention its file holds standard operators alone"
+            "SSAST has no recurrence to lower as `{}`, leave the lowering out: with plain attention \
+             its file holds standard operators alone",
+            options.lowering
         );
     }
     let (form, precision) = (options.attention.unwrap_or_default(), values(options));
     let weights = model.weights();
     let d_model = weights.config.d_model;
-    let mut tokens = patch_embed(g, model.patch_embed(), precision, &Value::named(FBANK))?;
+    let mut tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
     for (index, block) in weights.blocks.iter().enumerate() {
         tokens =
             g.scope(format!("block{index}"), |g| block::block(g, block, form, precision, &tokens))?;

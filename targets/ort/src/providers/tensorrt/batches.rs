@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use anyhow::ensure;
-use ssamba_contract::{Card, Lowering, io::FBANK};
+use ssamba_contract::{Card, Input, Lowering};
 
 /// Clips that a run may take: engines are built for all of the range, and are fastest at `opt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +116,13 @@ impl Shapes {
             "a range of batches takes a file in plain operators (export --lowering chunk), this \
              one takes one number"
         );
+        ensure!(
+            card.input == Input::Fbank,
+            "a range of batches takes a file of filter banks (export --frontend fbank): clips have \
+             any length"
+        );
         let (n_frames, n_mels) = (card.front_end.n_frames, card.front_end.n_mels);
-        let shape = |batch: usize| format!("{FBANK}:{batch}x{n_frames}x{n_mels}");
+        let shape = |batch: usize| format!("{}:{batch}x{n_frames}x{n_mels}", card.input_name());
         Ok(Self::Range { min: shape(min), opt: shape(opt), max: shape(max) })
     }
 }
@@ -148,6 +153,8 @@ mod tests {
             lowering,
             batch,
             precision: Default::default(),
+            self_test: None,
+            input: Default::default(),
         }
     }
 
