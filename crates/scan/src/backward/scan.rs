@@ -3,8 +3,6 @@
 //! Lanes are channels, one vector at a time; the sums over channels that `b` and `c` take stay spread
 //! over the lanes until all channels of the task have added to them.
 
-#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
-
 use std::f32::consts::{LN_2, LOG2_E};
 
 use super::{CHANNELS, SEGMENT};
@@ -183,9 +181,9 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
             decay: [self.zero; N],
             h: [self.zero; N],
         };
-        let mut tokens = vec![blank; SEGMENT];
-        let mut grad_b = vec![[self.zero; N]; SEGMENT];
-        let mut grad_c = vec![[self.zero; N]; SEGMENT];
+        let mut tokens = [blank; SEGMENT];
+        let mut grad_b = [[self.zero; N]; SEGMENT];
+        let mut grad_c = [[self.zero; N]; SEGMENT];
         for segment in (0..segments).rev() {
             let first = segment * SEGMENT;
             let len = SEGMENT.min(seq_len - first);

@@ -62,7 +62,7 @@ fn check_scan(operands: &Operands, tier: Tier, seed: u64) {
         let out = oracle_f64(&scan, name, values);
         out.iter().zip(&weights).map(|(y, &w)| y * f64::from(w)).sum()
     };
-    let mut operand = |name: &'static str, values: &[f32], got: &[f32]| {
+    let operand = |name: &'static str, values: &[f32], got: &[f32]| {
         check(name, values, got, |values| loss(name, values));
     };
     operand("u", scan.u, &got.u);

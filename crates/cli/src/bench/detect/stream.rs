@@ -277,7 +277,7 @@ mod tests {
         let clips = (0..10).map(|index| {
             let path = folder.path().join(format!("{index}.wav"));
             write(&path, &vec![8_192; 1_600]);
-            Clip { label: if index < 5 { "yes" } else { "no" }.into(), path }
+            Clip { label: if index < 5 { "yes" } else { "no" }.into(), path, split: None }
         });
         let clips = clips.collect();
         let noises = ["a.wav", "b.wav"].map(|name| folder.path().join(name));
