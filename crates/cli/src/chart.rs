@@ -33,6 +33,10 @@ pub struct Curve {
 #[derive(Clone, Copy)]
 pub enum Scale {
     /// Powers of a base; values are positive.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "embedded")),
+        allow(dead_code, reason = "of benchmarks")
+    )]
     Powers(f64),
     /// Equal steps from 0.
     Steps(f64),
