@@ -90,7 +90,9 @@ typedef struct OrtApiBase OrtApiBase;
 fn a_c_program_links_against_header_and_library() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
-    let program = "#include <ssamba_ops.h>\nint main(void) { return RegisterCustomOps == 0; }\n";
+    let program = "#include <ssamba_ops.h>\n\
+        typedef OrtStatus *(*function)(OrtSessionOptions *, const OrtApiBase *);\n\
+        int main(void) { function ours = RegisterCustomOps; return ours == 0; }\n";
     std::fs::write(file("onnxruntime_c_api.h"), RUNTIME_HEADER).unwrap();
     std::fs::write(file("program.c"), program).unwrap();
     let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../targets/ops-library/include");

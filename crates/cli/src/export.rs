@@ -264,11 +264,10 @@ pub fn run(args: &Args) -> Result<Answer> {
         embedding: args.embedding,
         attention: args.attention.map(Into::into),
         precision,
-        lowering: match (args.lowering, &profile, network) {
-            (Some(lowering), _, _) => lowering.into(),
-            (None, Some(profile), Architecture::Ssamba) => profile.lowering,
-            // SSAST has no recurrence: its file is one for every target.
-            (None, _, _) => Lowering::default(),
+        lowering: match (args.lowering, &profile) {
+            (Some(lowering), _) => lowering.into(),
+            (None, Some(profile)) => profile.lowering_of(network),
+            (None, None) => Lowering::default(),
         },
         batch: args.batch.map(|batch| batch as usize),
         input,

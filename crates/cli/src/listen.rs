@@ -31,7 +31,7 @@ pub struct Heard {
 }
 
 /// A class and its score.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct Score {
     /// Position in the logits.
     pub index: usize,

@@ -6,6 +6,8 @@
 mod audio;
 #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
 mod bench;
+#[cfg(feature = "embedded")]
+mod bundle;
 #[cfg(feature = "convert")]
 mod calibrate;
 #[cfg(feature = "convert")]
@@ -14,6 +16,8 @@ mod convert;
 mod demo;
 #[cfg(feature = "convert")]
 mod export;
+#[cfg(feature = "embedded")]
+mod folder;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "convert")]
@@ -57,6 +61,8 @@ enum Command {
     Inspect(inspect::Args),
     #[cfg(feature = "convert")]
     Targets(targets::Args),
+    #[cfg(feature = "embedded")]
+    Bundle(bundle::Args),
     #[cfg(feature = "convert")]
     Demo(demo::Args),
     #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]
@@ -98,6 +104,8 @@ fn run(command: Command) -> Result<Answer> {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "convert")]
         Command::Targets(args) => targets::run(&args),
+        #[cfg(feature = "embedded")]
+        Command::Bundle(args) => bundle::run(&args),
         #[cfg(feature = "convert")]
         Command::Demo(args) => demo::run(&args),
         #[cfg(all(feature = "convert", any(feature = "cuda", feature = "embedded")))]

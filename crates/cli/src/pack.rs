@@ -9,11 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ssamba_kws::{Bundle, Settings};
 
 use crate::{
-    Answer,
-    convert::sha256,
-    export::Exported,
-    spotting::{SettingsArgs, measured},
-    targets::Target,
+    Answer, convert::sha256, export::Exported, folder, spotting::SettingsArgs, targets::Target,
     terminal,
 };
 
@@ -52,29 +48,19 @@ pub fn run(
     folder: &Path,
     export: impl FnOnce(&Path) -> Result<Exported>,
 ) -> Result<Answer> {
-    let parent = check(folder)?;
-    let at = || format!("cannot write {}", folder.display());
-    // Beside the folder, so that it can be moved there whole.
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".ssamba-edge-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let work = builder.tempdir_in(parent).with_context(at)?;
-    let file = work.path().join("model.onnx");
-    let source = export(&file)?.source;
-    let settings = match &args.detect {
-        Some(path) => measured(path, &source.sha256)?,
-        None => Settings::default(),
+    let write = |work: &Path| {
+        let file = work.join("model.onnx");
+        let source = export(&file)?.source;
+        let settings = args.settings.with_measured(args.detect.as_deref(), &source.sha256)?;
+        let bundle = pack(&file, checkpoint, &settings)?;
+        let at = || format!("cannot write {}", folder.display());
+        fs::remove_file(&file).with_context(at)?;
+        for (name, bytes) in bundle.files() {
+            fs::write(work.join(name), bytes).with_context(at)?;
+        }
+        Ok((bundle, settings))
     };
-    let settings = args.settings.over(settings)?;
-    // Where the file lies for now is not worth a word.
-    let bundle = Bundle::new(&file, &settings)
-        .map_err(|error| anyhow!("{}: {}", checkpoint.display(), error.root_cause()))?;
-    fs::remove_file(&file).with_context(at)?;
-    for (name, bytes) in bundle.files() {
-        fs::write(work.path().join(name), bytes).with_context(at)?;
-    }
-    replace(folder, work)?;
+    let (bundle, settings) = folder::write_whole(folder, |there| Bundle::is_at(there), write)?;
 
     terminal::note(format!("wrote       {}", folder.display()));
     for (name, bytes) in bundle.files() {
@@ -88,41 +74,9 @@ pub fn run(
     Ok(Answer::Yes)
 }
 
-/// The folder around the one to write: there is one, and nothing is in the way but an older bundle.
-fn check(folder: &Path) -> Result<&Path> {
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    ensure!(
-        parent.is_dir(),
-        "cannot write {}: there is no folder `{}`",
-        folder.display(),
-        parent.display()
-    );
-    ensure!(
-        !folder.exists() || (folder.is_dir() && Bundle::is_at(folder)?),
-        "cannot write {}: something else is there, name another folder",
-        folder.display()
-    );
-    Ok(parent)
-}
-
-/// Puts a new folder where an old one may be.
-fn replace(folder: &Path, new: tempfile::TempDir) -> Result<()> {
-    let at = || format!("cannot write {}", folder.display());
-    if folder.exists() {
-        // The old one goes with this, whose name is free again.
-        let old = tempfile::tempdir_in(new.path().parent().unwrap_or(folder)).with_context(at)?;
-        fs::rename(folder, old.path().join("old")).with_context(at)?;
-        if let Err(error) = fs::rename(new.path(), folder) {
-            let _ = fs::rename(old.path().join("old"), folder);
-            return Err(error).with_context(at);
-        }
-    } else {
-        fs::rename(new.path(), folder).with_context(at)?;
-    }
-    // Nothing is left there to remove.
-    let _ = new.keep();
-    Ok(())
+/// The files for `ssamba-kws` of an exported file.
+pub fn pack(file: &Path, checkpoint: &Path, settings: &Settings) -> Result<Bundle> {
+    // Where the file lies for now is not worth a word.
+    Bundle::new(file, settings)
+        .map_err(|error| anyhow!("{}: {}", checkpoint.display(), error.root_cause()))
 }

@@ -27,6 +27,18 @@ pub struct SettingsArgs {
 }
 
 impl SettingsArgs {
+    /// The settings that were measured, or the default ones, changed as asked.
+    pub fn with_measured(
+        &self,
+        detect: Option<&Path>,
+        checkpoint_sha256: &str,
+    ) -> Result<Settings> {
+        self.over(match detect {
+            Some(path) => measured(path, checkpoint_sha256)?,
+            None => Settings::default(),
+        })
+    }
+
     /// The settings, changed as asked.
     pub fn over(&self, settings: Settings) -> Result<Settings> {
         let settings = self.changes()?.of(settings);
@@ -107,7 +119,7 @@ struct Thresholds {
 }
 
 /// The settings that `bench detect` measured with, and the thresholds that it chose.
-pub fn measured(path: &Path, checkpoint_sha256: &str) -> Result<Settings> {
+fn measured(path: &Path, checkpoint_sha256: &str) -> Result<Settings> {
     let at = || path.display().to_string();
     let text = fs::read_to_string(path).with_context(at)?;
     let detect: Detect = serde_json::from_str(&text)

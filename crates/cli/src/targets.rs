@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use ssamba_contract::{Input, Lowering, Precision};
+use ssamba_onnx::Architecture;
 
 use crate::{Answer, terminal};
 
@@ -35,6 +36,8 @@ pub enum Target {
     Android,
     /// ONNX Runtime in an iOS or macOS app.
     Ios,
+    /// Triton Inference Server, on its CPU.
+    Triton,
     /// A folder for the keyword spotter `ssamba-kws`.
     Embedded,
 }
@@ -79,6 +82,7 @@ impl Target {
             Self::WebWebgpu => profile!("web-webgpu"),
             Self::Android => profile!("android"),
             Self::Ios => profile!("ios"),
+            Self::Triton => profile!("triton"),
             Self::Embedded => profile!("embedded"),
         };
         let name = self.name();
@@ -93,6 +97,16 @@ impl Target {
             ssamba_onnx::IR_VERSION
         );
         Ok(profile)
+    }
+}
+
+impl Profile {
+    /// The lowering for a network: SSAST has no recurrence, and its file is one for every target.
+    pub fn lowering_of(&self, network: Architecture) -> Lowering {
+        match network {
+            Architecture::Ssamba => self.lowering,
+            Architecture::Ssast => Lowering::default(),
+        }
     }
 }
 

@@ -60,6 +60,7 @@ fn every_target_is_listed_with_its_reason_and_its_file_is_what_the_list_says() {
         "web-webgpu",
         "android",
         "ios",
+        "triton",
         "embedded",
     ];
     let profiles: Vec<Value> = lines.lines().map(json).collect();

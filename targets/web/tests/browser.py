@@ -74,7 +74,12 @@ class Browser:
         }
         capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options,
                                         "goog:loggingPrefs": {"browser": "ALL"}}}
-        self._base += "/session/" + self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
+        try:
+            session = self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
+        except BaseException:
+            self._stop()
+            raise
+        self._base += f"/session/{session}"
 
     def _ready(self):
         try:
@@ -121,7 +126,7 @@ class Browser:
             file.write(base64.b64decode(self._call("GET", "/screenshot")))
 
     @staticmethod
-    def wait(holds, what, seconds=30):
+    def wait(holds, what, seconds=60):
         """Waits until `holds()`, and returns what it returned."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -134,5 +139,8 @@ class Browser:
         try:
             self._call("DELETE", "")
         finally:
-            self._driver.terminate()
-            self._driver.wait()
+            self._stop()
+
+    def _stop(self):
+        self._driver.terminate()
+        self._driver.wait()
