@@ -25,7 +25,7 @@ pub use export::{Options, Quantized, card, export, export_selected};
 pub use function::{IR_VERSION, OPSET, scan_model};
 pub use inspect::{Inspection, inspect};
 pub use lower::ssast::attention::Attention;
-pub use lower::{chunk::chunk_model, front_end::front_end_model};
+pub use lower::{front_end::front_end_model, walks::recurrence_model};
 pub use network::{Architecture, Network, Weights};
 pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;

@@ -27,9 +27,10 @@
 extern "C" {
 #endif
 
-/* What feed, poll and reset return. */
+/* What feed, poll, reset and selftest return. */
 #define SSAMBA_KWS_OK 0
 #define SSAMBA_KWS_EVENT 1     /* poll only: an event was written */
+#define SSAMBA_KWS_DIFFERS 2   /* selftest only: this machine computes something else */
 #define SSAMBA_KWS_ARGUMENT -1 /* a pointer that must not be NULL, or is not aligned */
 #define SSAMBA_KWS_FAILED -2   /* the network failed; after a fault of the library every call
                                   fails so, and only close is left */
@@ -69,6 +70,11 @@ int ssamba_kws_poll(ssamba_kws *kws, ssamba_kws_event *event);
 
 /* Forgets the stream and the events that wait: the next sample is the first of another stream. */
 int ssamba_kws_reset(ssamba_kws *kws);
+
+/* Whether this machine computes what the model should put out, by the test that is in it: SSAMBA_KWS_OK
+ * or SSAMBA_KWS_DIFFERS, and the largest difference in `max_abs_error`, which may be NULL. A model that was
+ * exported without its test fails. The stream goes on where it was. */
+int ssamba_kws_selftest(ssamba_kws *kws, float *max_abs_error);
 
 /* Frees the spotter and its labels. NULL is allowed. */
 void ssamba_kws_close(ssamba_kws *kws);

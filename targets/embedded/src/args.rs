@@ -26,6 +26,8 @@ Options; a folder brings defaults of its own:
   --smooth N           windows whose scores are averaged [default: 3]
   --refractory MS      pause after an event [default: 1000]
   --json               print one JSON object a line: label, score, time_s
+  --selftest           hear nothing, answer whether this machine computes what the
+                       model should put out; the answer no is exit code 1
   --help, --version
 
 Labels between underscores, such as _silence_, never fire.
@@ -40,6 +42,8 @@ pub enum Command {
     Say(String),
     /// Listen.
     Listen(Args),
+    /// Run the model's self-test.
+    SelfTest(PathBuf),
 }
 
 /// Whereto and how to listen.
@@ -62,7 +66,7 @@ pub enum Source {
 /// Reads the arguments behind the program's name.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
     let mut changes = Changes::default();
-    let mut json = false;
+    let (mut json, mut self_test) = (false, false);
     let mut files = Vec::new();
     let mut options = true;
     let mut arguments = arguments;
@@ -99,6 +103,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
             "--smooth" => changes.smooth = Some(number(name, &operand()?)?),
             "--refractory" => changes.refractory_ms = Some(number(name, &operand()?)?),
             _ if text == "--json" => json = true,
+            _ if text == "--selftest" => self_test = true,
             _ if text == "--" => options = false,
             _ if text == "--help" || text == "-h" => return Ok(Command::Say(HELP.into())),
             _ if text == "--version" || text == "-V" => {
@@ -112,6 +117,12 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
     changes.of(Settings::default()).check()?;
     let mut files = files.into_iter();
     let model = files.next().context(USAGE)?;
+    if self_test {
+        if let Some(extra) = files.next() {
+            bail!("--selftest hears nothing, not {} either; {USAGE}", extra.display());
+        }
+        return Ok(Command::SelfTest(model));
+    }
     let source = match files.next() {
         Some(path) if path.as_os_str() != "-" => Source::Wav(path),
         _ => Source::Stdin,
@@ -152,6 +163,7 @@ mod tests {
             ..Changes::default()
         };
         assert_eq!((args.changes, args.json), (expected, true));
+        assert_eq!(read("--selftest m").unwrap(), Command::SelfTest("m".into()));
         let Command::Listen(args) = read("-- --m -").unwrap() else { panic!("listens") };
         assert_eq!((args.model, args.source), ("--m".into(), Source::Stdin));
     }
@@ -161,6 +173,7 @@ mod tests {
         for (line, words) in [
             ("", "usage:"),
             ("m a.wav b.wav", "not also b.wav"),
+            ("m a.wav --selftest", "not a.wav either"),
             ("m --loud", "no option --loud"),
             ("m --json=yes", "no option --json=yes"),
             ("m --hop", "--hop takes a value"),

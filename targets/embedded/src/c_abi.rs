@@ -16,6 +16,7 @@ use crate::{Changes, Settings, Spotter};
 
 const OK: c_int = 0;
 const EVENT: c_int = 1;
+const DIFFERS: c_int = 2;
 const ARGUMENT: c_int = -1;
 const FAILED: c_int = -2;
 
@@ -202,6 +203,25 @@ unsafe extern "C" fn ssamba_kws_reset(kws: *mut Handle) -> c_int {
         handle.spotter.reset();
         handle.waiting.clear();
         Ok(OK)
+    })
+}
+
+#[expect(unsafe_code, reason = "a function for C, which hands in raw pointers")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ssamba_kws_selftest(kws: *mut Handle, max_abs_error: *mut f32) -> c_int {
+    // SAFETY: null, or from `ssamba_kws_open`, not closed, and by the caller's promise used by one
+    // thread at a time.
+    let Some(handle) = (unsafe { kws.as_mut() }) else { return ARGUMENT };
+    if !max_abs_error.is_null() && !max_abs_error.is_aligned() {
+        return ARGUMENT;
+    }
+    handle.guarded(|handle| {
+        let verdict = handle.spotter.self_test()?;
+        if !max_abs_error.is_null() {
+            // SAFETY: not null, aligned, and the caller promises room for a number.
+            unsafe { max_abs_error.write(verdict.max_abs_error) };
+        }
+        Ok(if verdict.holds { OK } else { DIFFERS })
     })
 }
 

@@ -1,7 +1,7 @@
 //! `ssamba-kws`: prints the keywords of a live 16 kHz stream, or of a WAV file, as they are heard.
 //!
-//! Events go to stdout, words for people to stderr. Exit codes: 0 the stream ended, 2 usage or
-//! error.
+//! Events go to stdout, words for people to stderr. Exit codes: 0 the stream ended, 1 the self-test says no,
+//! 2 usage or error.
 
 mod args;
 mod input;
@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use args::{Args, Command, Source};
 use serde::Serialize;
 use ssamba_kws::{Event, Settings, Spotter};
@@ -26,7 +26,8 @@ struct Line<'a> {
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1)).and_then(|command| run(&command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed stderr leaves nobody to tell.
@@ -36,11 +37,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<()> {
+/// Whether the answer is yes, which it is where nothing was asked.
+fn run(command: &Command) -> Result<bool> {
     match command {
-        Command::Say(text) => Ok(io::stdout().write_all(text.as_bytes())?),
-        Command::Listen(args) => listen(args),
+        Command::Say(text) => io::stdout().write_all(text.as_bytes())?,
+        Command::Listen(args) => listen(args)?,
+        Command::SelfTest(model) => {
+            let mut spotter = Spotter::open(model, &Settings::of(model)?)?;
+            let name = model.display().to_string();
+            let verdict = spotter.self_test().context(name.clone())?;
+            let verb = if verdict.holds { "computes" } else { "DOES NOT compute" };
+            let error = verdict.max_abs_error;
+            writeln!(
+                io::stdout(),
+                "{name}: this machine {verb} what it should: off by {error:.1e}"
+            )?;
+            return Ok(verdict.holds);
+        }
     }
+    Ok(true)
 }
 
 fn listen(args: &Args) -> Result<()> {

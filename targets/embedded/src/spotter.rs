@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ssamba_contract::{Card, Input, Session, Tensor, io::LOGITS};
+use ssamba_contract::{Card, Input, Session, Tensor, io::LOGITS, self_test::Verdict};
 use ssamba_features::{FeatureError, Stream};
 use ssamba_tract::TractSession;
 
@@ -106,6 +106,17 @@ impl Spotter {
     /// What the model says of itself.
     pub fn card(&self) -> &Card {
         self.session.card()
+    }
+
+    /// Whether this machine computes what the model should put out. The stream goes on where it was.
+    ///
+    /// # Errors
+    /// When the model has no self-test, or the network fails.
+    pub fn self_test(&mut self) -> Result<Verdict> {
+        let test = self.card().self_test.clone();
+        let test =
+            test.context("there is no self-test in the model, export it without --no-selftest")?;
+        test.run(&mut self.session)
     }
 
     /// Labels by class; a class without one is called by its number.

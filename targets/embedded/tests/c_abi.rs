@@ -9,6 +9,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+use ssamba_contract::{SelfTest, Session, self_test};
+use ssamba_tract::{Options, TractSession};
+
 use crate::support::{Exported, assert_words, printed, stream};
 
 /// The static library that cargo built with the crate for this test: beside the test itself, under
@@ -72,6 +75,42 @@ fn wrong_calls_are_answered_not_fatal() {
     let output = Command::new(&program).arg(exported.model()).output().unwrap();
     assert_eq!(printed(&output), "done\n");
 }
+
+#[test]
+fn the_self_test_says_yes_and_no() {
+    let exported = Exported::new();
+    let mut session = TractSession::open(exported.model(), &Options::default()).unwrap();
+    let input = self_test::input(session.card()).unwrap();
+    let right = SelfTest::new(session.run(&input).unwrap().iter(), 1e-4).unwrap();
+    let mut wrong = right.clone();
+    wrong.values[2] += 1.0;
+    let (source, program) = (exported.beside("self_test.c"), exported.beside("self_test"));
+    fs::write(&source, SELF_TEST).unwrap();
+    compile(&source, &program);
+    for (test, answer) in
+        [(Some(right), "0 0.00\n"), (Some(wrong), "2 1.00\n"), (None, "-2 -1.00\n")]
+    {
+        let exported = Exported::with_self_test(test);
+        let output = Command::new(&program).arg(exported.model()).output().unwrap();
+        assert_eq!(printed(&output), answer);
+    }
+}
+
+const SELF_TEST: &str = r#"
+#include <stdio.h>
+#include "ssamba_kws.h"
+
+int main(int argc, char **argv) {
+    float error = -1;
+    ssamba_kws *kws = ssamba_kws_open(argv[argc - 1], NULL, NULL, 0);
+    int code = ssamba_kws_selftest(kws, &error);
+    if (ssamba_kws_selftest(NULL, NULL) != SSAMBA_KWS_ARGUMENT) return 1;
+    if (ssamba_kws_selftest(kws, NULL) != code) return 1;
+    printf("%d %.2f\n", code, error);
+    ssamba_kws_close(kws);
+    return 0;
+}
+"#;
 
 const WRONG_CALLS: &str = r#"
 #include <stdio.h>

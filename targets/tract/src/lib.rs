@@ -11,6 +11,7 @@
 mod nnef;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod operator;
 mod selective_scan;
 mod session;
 mod short_conv;

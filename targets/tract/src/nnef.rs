@@ -1,7 +1,7 @@
 //! A model in tract's own format, NNEF in a tar archive: for a program that has no room for a reader
 //! of ONNX.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Result;
 use ssamba_contract::op::{
@@ -10,7 +10,11 @@ use ssamba_contract::op::{
 };
 use tract_nnef::{framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
 
-use crate::{selective_scan::SelectiveScan, short_conv::ShortConv};
+use crate::{
+    operator::{Definition, Node},
+    selective_scan::SelectiveScan,
+    short_conv::ShortConv,
+};
 
 /// Wired operands, and for each its number among all.
 const INPUTS: &str = "inputs";
@@ -75,7 +79,7 @@ fn array(values: Vec<RValue>) -> RValue {
 fn write_scan(
     ast: &mut IntoAst<'_>,
     node: &TypedNode,
-    scan: &SelectiveScan,
+    scan: &Node<SelectiveScan>,
 ) -> TractResult<Option<Arc<RValue>>> {
     let [inputs, operands] = wired(ast, node, &scan.inputs);
     let attributes = &scan.attributes;
@@ -97,7 +101,7 @@ fn write_scan(
 fn write_short_conv(
     ast: &mut IntoAst<'_>,
     node: &TypedNode,
-    short: &ShortConv,
+    short: &Node<ShortConv>,
 ) -> TractResult<Option<Arc<RValue>>> {
     let [inputs, operands] = wired(ast, node, &short.inputs);
     let attributes = &short.attributes;
@@ -119,22 +123,26 @@ fn write_short_conv(
 }
 
 /// An invocation of one of our operators: the wires, and for each operand its place among them.
-struct Invoked<const N: usize> {
+struct Invoked {
     wires: TVec<OutletId>,
-    inputs: [Option<usize>; N],
+    inputs: TVec<Option<usize>>,
     groups: Option<i64>,
     reverse: Option<Vec<i64>>,
 }
 
-impl<const N: usize> Invoked<N> {
-    fn read(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> TractResult<Self> {
+impl Invoked {
+    fn read<D: Definition>(
+        builder: &mut ModelBuilder<'_>,
+        call: &ResolvedInvocation<'_>,
+    ) -> TractResult<Self> {
         let wires: TVec<OutletId> = call.named_arg_as(builder, INPUTS)?;
         let operands: TVec<usize> = call.named_arg_as(builder, OPERANDS)?;
-        let mut inputs = [None; N];
+        let count = D::OPERANDS.len();
+        let mut inputs: TVec<Option<usize>> = tvec![None; count];
         for (wire, operand) in operands.into_iter().enumerate() {
             match inputs.get_mut(operand) {
                 Some(slot) if slot.is_none() && wire < wires.len() => *slot = Some(wire),
-                _ => bail!("operand {operand} of {N} is wired twice, or to nothing"),
+                _ => bail!("operand {operand} of {count} is wired twice, or to nothing"),
             }
         }
         let reverse: TVec<i64> = call.named_arg_as(builder, attribute::REVERSE)?;
@@ -148,7 +156,7 @@ impl<const N: usize> Invoked<N> {
 }
 
 fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> TractResult<Value> {
-    let Invoked { wires, inputs, groups, reverse } = Invoked::read(builder, call)?;
+    let Invoked { wires, inputs, groups, reverse } = Invoked::read::<SelectiveScan>(builder, call)?;
     let attributes = Attributes::from_raw(RawAttributes {
         groups,
         reverse,
@@ -157,20 +165,20 @@ fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> T
         scale: Some(call.named_arg_as(builder, attribute::SCALE)?),
         gate: None,
     })?;
-    builder.wire(SelectiveScan { attributes, inputs, threads: NonZeroUsize::MIN }, &wires)
+    builder.wire(Node::<SelectiveScan>::new(attributes, inputs), &wires)
 }
 
 fn read_short_conv(
     builder: &mut ModelBuilder<'_>,
     call: &ResolvedInvocation<'_>,
 ) -> TractResult<Value> {
-    let Invoked { wires, inputs, groups, reverse } = Invoked::read(builder, call)?;
+    let Invoked { wires, inputs, groups, reverse } = Invoked::read::<ShortConv>(builder, call)?;
     let attributes = conv::Attributes::from_raw(conv::RawAttributes {
         groups,
         reverse,
         activation: Some(call.named_arg_as(builder, attribute::ACTIVATION)?),
     })?;
-    builder.wire(ShortConv { attributes, inputs, threads: NonZeroUsize::MIN }, &wires)
+    builder.wire(Node::<ShortConv>::new(attributes, inputs), &wires)
 }
 
 /// The archive of a model whose shapes are fixed: the same bytes every time. What could not be read

@@ -13,7 +13,12 @@ use tract_onnx::{
     tract_hir::{infer::Factoid, internal::DimLike},
 };
 
-use crate::{selective_scan, session::guarded, short_conv};
+use crate::{
+    operator::{register, set_threads},
+    selective_scan::SelectiveScan,
+    session::guarded,
+    short_conv::ShortConv,
+};
 
 /// The card, the names of the outputs, and the graph.
 pub(crate) fn read(
@@ -22,8 +27,8 @@ pub(crate) fn read(
 ) -> Result<(Card, Vec<String>, InferenceModel)> {
     // Facts of inner values may name the batch, which tract does not unify with a number.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    selective_scan::register(&mut onnx);
-    short_conv::register(&mut onnx);
+    register::<SelectiveScan>(&mut onnx);
+    register::<ShortConv>(&mut onnx);
     let proto = onnx
         .proto_model_for_read(&mut &bytes[..])
         .map_err(|_| anyhow!("it is not an ONNX model"))?;
@@ -49,8 +54,8 @@ pub(crate) fn read(
     let outputs: Vec<String> = outputs.collect();
     let mut model = guarded(|| onnx.model_for_proto_model(&proto))?;
     check_graph(&model, &card)?;
-    selective_scan::set_threads(&mut model, threads);
-    short_conv::set_threads(&mut model, threads);
+    set_threads::<SelectiveScan>(&mut model, threads);
+    set_threads::<ShortConv>(&mut model, threads);
     Ok((card, outputs, model))
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads};
 use tract_nnef::prelude::{Datum, IntoRunnable, TValue, TypedModel, TypedRunnableModel, tvec};
 
-use crate::{nnef, selective_scan::SelectiveScan, short_conv::ShortConv};
+use crate::{nnef, operator::Node, selective_scan::SelectiveScan, short_conv::ShortConv};
 
 /// How to open a file.
 #[derive(Clone, Debug, Default)]
@@ -210,9 +210,9 @@ fn threads(options: &Options) -> Result<NonZeroUsize> {
 /// Of every operator of ours in a pack.
 fn set_threads(model: &mut TypedModel, threads: NonZeroUsize) {
     for node in model.nodes_mut() {
-        if let Some(scan) = node.op_as_mut::<SelectiveScan>() {
+        if let Some(scan) = node.op_as_mut::<Node<SelectiveScan>>() {
             scan.threads = threads;
-        } else if let Some(conv) = node.op_as_mut::<ShortConv>() {
+        } else if let Some(conv) = node.op_as_mut::<Node<ShortConv>>() {
             conv.threads = threads;
         }
     }

@@ -13,15 +13,8 @@
 //! nothing is divided by a decay. No tensor spans tokens, channels *and* states: the states are
 //! `[batch, streams, chunks, d_state, d_inner]`.
 
-use anyhow::{Result, ensure};
-use onnx_protobuf::GraphProto;
-use protobuf::Message;
-
 use super::walks::{Operands, Walks, slice};
-use crate::{
-    function::model_proto,
-    graph::{Axis, Constants, GraphBuilder, Value, float_value},
-};
+use crate::graph::{GraphBuilder, Value};
 
 /// Axes of states, and of what is split into the positions of a chunk.
 const CHUNKS: usize = 2;
@@ -47,10 +40,6 @@ impl Chunks {
     /// Tokens with the padding.
     pub(crate) fn padded(self) -> usize {
         self.len * self.count
-    }
-
-    fn padding(self) -> usize {
-        self.padded() - self.seq_len
     }
 
     /// `y` like `u`.
@@ -177,53 +166,6 @@ fn delay(g: &mut GraphBuilder, states: &Value, chunks: usize) -> Value {
     g.node("Pad", &[states, &pads], &[])
 }
 
-/// A model of the recurrence by itself, for tests and for measuring a runtime: inputs `u` and `dt`
-/// `[batch, streams, seq_len, d_inner]`, `Bm` and `Cm` `[batch, streams, seq_len, d_state]`, `A`
-/// `[streams, 1, d_state, d_inner]`, output `y` like `u`. All streams walk forward; `dt` is the step
-/// itself, not negative.
-///
-/// # Errors
-/// When a size is zero.
-pub fn chunk_model(
-    streams: usize,
-    seq_len: usize,
-    d_inner: usize,
-    d_state: usize,
-) -> Result<Vec<u8>> {
-    ensure!(
-        streams.min(seq_len).min(d_inner).min(d_state) > 0,
-        "{streams} streams, {seq_len} tokens, {d_inner} channels, {d_state} states: expected at \
-         least one of each"
-    );
-    let chunks = Chunks::new(seq_len);
-    let sequence = |width| {
-        let sizes = [streams, seq_len, width].map(Axis::Fixed);
-        [&[Axis::Named("batch")][..], &sizes].concat()
-    };
-    let mut g = GraphBuilder::new(Constants::Initializers);
-    let pads = g.integers(&[0, 0, 0, 0, 0, 0, chunks.padding() as i64, 0]);
-    let [u, dt, b, c] =
-        ["u", "dt", "Bm", "Cm"].map(|name| g.node("Pad", &[&Value::named(name), &pads], &[]));
-    let operands = Operands { u, dt, b, c, a: Value::named("A") };
-    let y = chunks.lower(&mut g, Walks { streams, d_inner, d_state }, &operands);
-    let y = slice(&mut g, &y, 2, 0, seq_len);
-    g.output(&y, "y");
-    let a = [streams, 1, d_state, d_inner].map(Axis::Fixed);
-    let graph = GraphProto {
-        name: "chunks".into(),
-        input: vec![
-            float_value("u", &sequence(d_inner)),
-            float_value("dt", &sequence(d_inner)),
-            float_value("Bm", &sequence(d_state)),
-            float_value("Cm", &sequence(d_state)),
-            float_value("A", &a),
-        ],
-        output: vec![float_value("y", &sequence(d_inner))],
-        ..g.into_graph()
-    };
-    Ok(model_proto(graph, Vec::new()).write_to_bytes()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,15 +174,12 @@ mod tests {
     fn chunks_hold_every_token_and_are_about_as_many_as_their_positions() {
         for seq_len in 1..3_000 {
             let chunks = Chunks::new(seq_len);
-            assert!(chunks.padded() >= seq_len && chunks.padding() < chunks.count, "{chunks:?}");
+            assert!(
+                chunks.padded() >= seq_len && chunks.padded() - seq_len < chunks.count,
+                "{chunks:?}"
+            );
             assert!(chunks.count.abs_diff(chunks.len) <= 2, "{chunks:?}");
         }
         assert_eq!(Chunks::new(145), Chunks { seq_len: 145, len: 12, count: 13 });
-    }
-
-    #[test]
-    fn a_size_of_zero_is_refused() {
-        let error = chunk_model(4, 0, 8, 16).unwrap_err().to_string();
-        assert!(error.contains("4 streams, 0 tokens"), "{error}");
     }
 }

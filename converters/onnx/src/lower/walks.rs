@@ -7,7 +7,9 @@
 //!
 //! The recurrence itself is written in the form that the lowering asks for.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use onnx_protobuf::GraphProto;
+use protobuf::Message;
 use ssamba_contract::Lowering;
 use ssamba_model::{Config, weights::StreamWeights};
 
@@ -19,7 +21,10 @@ use super::{
     mixer::Oriented,
     scan::Blocks,
 };
-use crate::graph::{Attribute, GraphBuilder, Value};
+use crate::{
+    function::model_proto,
+    graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
+};
 
 /// Sizes of the walks of a mixer or a pair of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,4 +229,64 @@ fn turn(g: &mut GraphBuilder, x: &Value, axis: usize, kept: usize, size: usize) 
     let [start, end, axis, step] =
         [kept as i64 - 1, before_first, axis as i64, -1].map(|value| g.integers(&[value]));
     g.node("Slice", &[x, &start, &end, &axis, &step], &[])
+}
+
+/// A model of the recurrence by itself in a lowering without our operators, for tests and for measuring a runtime: inputs `u` and `dt`
+/// `[batch, streams, seq_len, d_inner]`, `Bm` and `Cm` `[batch, streams, seq_len, d_state]`, `A`
+/// `[streams, 1, d_state, d_inner]`, output `y` like `u`. All streams walk forward; `dt` is the step
+/// itself, not negative.
+///
+/// # Errors
+/// When a size is zero.
+pub fn recurrence_model(
+    lowering: Lowering,
+    streams: usize,
+    seq_len: usize,
+    d_inner: usize,
+    d_state: usize,
+) -> Result<Vec<u8>> {
+    ensure!(
+        streams.min(seq_len).min(d_inner).min(d_state) > 0,
+        "{streams} streams, {seq_len} tokens, {d_inner} channels, {d_state} states: expected at \
+         least one of each"
+    );
+    let walks = Walks { streams, d_inner, d_state };
+    let form = Form::new(lowering, walks, seq_len);
+    let sequence = |width| {
+        let sizes = [streams, seq_len, width].map(Axis::Fixed);
+        [&[Axis::Named("batch")][..], &sizes].concat()
+    };
+    let mut g = GraphBuilder::new(Constants::Initializers);
+    let pads = g.integers(&[0, 0, 0, 0, 0, 0, (form.padded() - seq_len) as i64, 0]);
+    let [u, dt, b, c] =
+        ["u", "dt", "Bm", "Cm"].map(|name| g.node("Pad", &[&Value::named(name), &pads], &[]));
+    let operands = Operands { u, dt, b, c, a: Value::named("A") };
+    let y = form.lower(&mut g, walks, &operands);
+    let y = slice(&mut g, &y, 2, 0, seq_len);
+    g.output(&y, "y");
+    let a = [streams, 1, d_state, d_inner].map(Axis::Fixed);
+    let graph = GraphProto {
+        name: "recurrence".into(),
+        input: vec![
+            float_value("u", &sequence(d_inner)),
+            float_value("dt", &sequence(d_inner)),
+            float_value("Bm", &sequence(d_state)),
+            float_value("Cm", &sequence(d_state)),
+            float_value("A", &a),
+        ],
+        output: vec![float_value("y", &sequence(d_inner))],
+        ..g.into_graph()
+    };
+    Ok(model_proto(graph, Vec::new()).write_to_bytes()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_zero_is_refused() {
+        let error = recurrence_model(Lowering::Chunk, 4, 0, 8, 16).unwrap_err().to_string();
+        assert!(error.contains("4 streams, 0 tokens"), "{error}");
+    }
 }

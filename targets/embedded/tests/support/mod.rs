@@ -9,6 +9,7 @@ use std::{
     process,
 };
 
+use ssamba_contract::SelfTest;
 use ssamba_kws::{Event, Settings, Spotter};
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::Weights;
@@ -30,11 +31,16 @@ pub struct Exported {
 
 impl Exported {
     pub fn new() -> Self {
+        Self::with_self_test(None)
+    }
+
+    pub fn with_self_test(self_test: Option<SelfTest>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint::read(&zoo("kws12.pth")).unwrap();
         let weights = Weights::load(&checkpoint, None).unwrap();
         let network = weights.with(Recipe::read(&zoo("kws12.toml")).unwrap()).unwrap();
-        let card = ssamba_onnx::card(&network, "kws12", "").unwrap();
+        let mut card = ssamba_onnx::card(&network, "kws12", "").unwrap();
+        card.self_test = self_test;
         let bytes = ssamba_onnx::export(&network, &card, &ssamba_onnx::Options::default()).unwrap();
         let exported = Self { folder };
         fs::write(exported.model(), bytes).unwrap();
