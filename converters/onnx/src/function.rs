@@ -7,9 +7,7 @@
 //! both directions, each stored at its own token. No tensor spans tokens, channels *and* states.
 
 use anyhow::{Result, ensure};
-use onnx_protobuf::{
-    FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, tensor_proto::DataType,
-};
+use onnx_protobuf::{FunctionProto, GraphProto, ModelProto, OperatorSetIdProto};
 use protobuf::{Message, MessageField};
 use ssamba_contract::op::{
     Combine, DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
@@ -182,17 +180,7 @@ impl ScanConfiguration {
         let a = g.transpose(&a, &[0, 2, 1]);
 
         let delta = Value::named(OPERANDS[1]);
-        let batch =
-            g.node("Shape", &[&delta], &[("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-        let rest = g.integers(&[count, d_state, d_inner]);
-        let shape = g.concat(&[batch, rest], 0);
-        let zero = TensorProto {
-            dims: vec![1],
-            data_type: DataType::FLOAT as i32,
-            raw_data: 0_f32.to_le_bytes().into(),
-            ..Default::default()
-        };
-        let h = g.node("ConstantOfShape", &[&shape], &[("value", Attribute::Tensor(zero))]);
+        let h = g.zeros(&delta, &[count, d_state, d_inner]);
         Walk { reverse, members, h, a, sequences }
     }
 }

@@ -368,6 +368,27 @@ impl GraphBuilder {
         self.node("Reshape", &[x, &shape], &[])
     }
 
+    /// Zeros, `[batch, ..shape]` for the batch of `x`.
+    pub(crate) fn zeros(&mut self, x: &Value, shape: &[i64]) -> Value {
+        let ends = [("start", Attribute::Int(0)), ("end", Attribute::Int(1))];
+        let batch = self.node("Shape", &[x], &ends);
+        let rest = self.integers(shape);
+        let shape = self.concat(&[batch, rest], 0);
+        let zero = TensorProto {
+            dims: vec![1],
+            data_type: DataType::FLOAT as i32,
+            raw_data: 0_f32.to_le_bytes().into(),
+            ..Default::default()
+        };
+        self.node("ConstantOfShape", &[&shape], &[("value", Attribute::Tensor(zero))])
+    }
+
+    /// Entries `start..end` of `axis`.
+    pub(crate) fn slice(&mut self, x: &Value, axis: usize, start: usize, end: usize) -> Value {
+        let [start, end, axis] = [start, end, axis].map(|value| self.integers(&[value as i64]));
+        self.node("Slice", &[x, &start, &end, &axis], &[])
+    }
+
     pub(crate) fn concat(&mut self, values: &[Value], axis: i64) -> Value {
         match values {
             [one] => one.clone(),

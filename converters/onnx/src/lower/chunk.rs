@@ -13,7 +13,7 @@
 //! nothing is divided by a decay. No tensor spans tokens, channels *and* states: the states are
 //! `[batch, streams, chunks, d_state, d_inner]`.
 
-use super::walks::{Operands, Walks, slice};
+use super::walks::{Operands, Walks};
 use crate::graph::{GraphBuilder, Value};
 
 /// Axes of states, and of what is split into the positions of a chunk.
@@ -132,17 +132,17 @@ impl Recurrence {
     /// an inclusive scan over all chunks but the last in steps of 1, 2, 4, .., then one chunk later.
     fn entering(&self, g: &mut GraphBuilder, keeps: &Value, adds: &Value) -> Value {
         let known = self.chunks.count - 1;
-        let mut keeps = slice(g, keeps, CHUNKS, 0, known);
-        let mut state = slice(g, adds, CHUNKS, 0, known);
+        let mut keeps = g.slice(keeps, CHUNKS, 0, known);
+        let mut state = g.slice(adds, CHUNKS, 0, known);
         let mut step = 1;
         while step < known {
-            let earlier = slice(g, &state, CHUNKS, 0, known - step);
+            let earlier = g.slice(&state, CHUNKS, 0, known - step);
             let earlier = delay(g, &earlier, step);
             let kept = g.mul(&keeps, &earlier);
             state = g.add(&state, &kept);
             if 2 * step < known {
                 // The zeros that come in here only ever multiply zeros.
-                let earlier = slice(g, &keeps, CHUNKS, 0, known - step);
+                let earlier = g.slice(&keeps, CHUNKS, 0, known - step);
                 let earlier = delay(g, &earlier, step);
                 keeps = g.mul(&keeps, &earlier);
             }

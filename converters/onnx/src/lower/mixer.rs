@@ -245,13 +245,9 @@ fn project_all(
     let x_proj = g.numbers("x_proj.weight", &all.shape(), &all.data, encoder.precision);
     let dt_proj = g.numbers("dt_proj.weight", &dt_proj.shape(), &dt_proj.data, encoder.precision);
     let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-    let cut = |g: &mut GraphBuilder, start: usize, width: usize| {
-        let [start, end, axis] =
-            [start as i64, (start + width) as i64, 2].map(|value| g.integers(&[value]));
-        g.node("Slice", &[&projected, &start, &end, &axis], &[])
-    };
-    let dt = if cut_dt { cut(g, 0, ranks) } else { projected.clone() };
+    let dt = if cut_dt { g.slice(&projected, 2, 0, ranks) } else { projected.clone() };
     let delta = g.scope("dt_proj", |g| g.matmul(&dt, &dt_proj));
-    let (b, c) = (cut(g, ranks, states), cut(g, ranks + states, states));
+    let b = g.slice(&projected, 2, ranks, ranks + states);
+    let c = g.slice(&projected, 2, ranks + states, ranks + 2 * states);
     Ok([delta, b, c])
 }

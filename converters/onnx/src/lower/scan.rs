@@ -6,7 +6,7 @@
 //! values. A block is unrolled inside the body, so that what surrounds a loop is paid for once a block;
 //! what a block computes at once is all that has tokens, channels *and* states.
 
-use onnx_protobuf::{GraphProto, TensorProto, tensor_proto::DataType};
+use onnx_protobuf::GraphProto;
 
 use super::walks::{Operands, Walks};
 use crate::graph::{Attribute, Axis, GraphBuilder, Value, float_value};
@@ -60,7 +60,7 @@ impl Blocks {
             blocks(g, b, [d_state, 1]),
             blocks(g, c, [1, d_state]),
         ];
-        let h = zero_state(g, u, &[streams, 1, d_state, d_inner]);
+        let h = g.zeros(u, &[streams, 1, d_state, d_inner]);
         let body = self.body(g, a);
         let operands: Vec<&Value> = [&h].into_iter().chain(&sequences).collect();
         let attributes = [
@@ -101,18 +101,4 @@ impl Blocks {
             ..body.into_graph()
         }
     }
-}
-
-/// Zeros of that shape for every clip of `x`.
-fn zero_state(g: &mut GraphBuilder, x: &Value, shape: &[i64]) -> Value {
-    let batch = g.node("Shape", &[x], &[("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-    let rest = g.integers(shape);
-    let shape = g.concat(&[batch, rest], 0);
-    let zero = TensorProto {
-        dims: vec![1],
-        data_type: DataType::FLOAT as i32,
-        raw_data: 0_f32.to_le_bytes().into(),
-        ..Default::default()
-    };
-    g.node("ConstantOfShape", &[&shape], &[("value", Attribute::Tensor(zero))])
 }

@@ -200,7 +200,7 @@ fn combine(
     let walks = g.split(y, 1, &[mixers, mixers]);
     let there = match lengths.padded == lengths.seq_len {
         true => walks[0].clone(),
-        false => slice(g, &walks[0], 2, 0, lengths.seq_len),
+        false => g.slice(&walks[0], 2, 0, lengths.seq_len),
     };
     let back = turn(g, &walks[1], 2, lengths.seq_len, lengths.padded);
     let y = g.add(&there, &back);
@@ -208,18 +208,6 @@ fn combine(
     let y = g.reshape(&y, &[0, lengths.seq_len as i64, (mixers * config.d_inner) as i64]);
     let gate = g.silu(z);
     g.mul(&y, &gate)
-}
-
-/// Entries `start..end` of `axis`.
-pub(crate) fn slice(
-    g: &mut GraphBuilder,
-    x: &Value,
-    axis: usize,
-    start: usize,
-    end: usize,
-) -> Value {
-    let [start, end, axis] = [start, end, axis].map(|value| g.integers(&[value as i64]));
-    g.node("Slice", &[x, &start, &end, &axis], &[])
 }
 
 /// The first `kept` entries of an axis of `size`, the last of them first.
@@ -262,7 +250,7 @@ pub fn recurrence_model(
         ["u", "dt", "Bm", "Cm"].map(|name| g.node("Pad", &[&Value::named(name), &pads], &[]));
     let operands = Operands { u, dt, b, c, a: Value::named("A") };
     let y = form.lower(&mut g, walks, &operands);
-    let y = slice(&mut g, &y, 2, 0, seq_len);
+    let y = g.slice(&y, 2, 0, seq_len);
     g.output(&y, "y");
     let a = [streams, 1, d_state, d_inner].map(Axis::Fixed);
     let graph = GraphProto {

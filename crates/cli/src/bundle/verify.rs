@@ -38,28 +38,25 @@ pub fn run(bundle: &Path, provider: Provider, runtime: &RuntimeArgs) -> Result<A
     let entries: BTreeMap<String, String> = parse(files.get(CARD), CARD).with_context(at)?;
     let card = Card::from_metadata(&entries).with_context(at)?;
     let clip = work.path().join(&expected.clip);
-    let (ran, outputs) = match files.get(MODEL).is_some() {
-        true => in_runtime(&work.path().join(MODEL), &card, &clip, provider, runtime)?,
-        false if work.path().join(PACK).is_dir() => {
-            ensure!(
-                matches!(provider, Provider::Auto | Provider::Tract),
-                "{}: a bundle for `ssamba-kws`, which has tract alone: leave out --provider",
-                bundle.display()
-            );
-            in_spotter(&work.path().join(PACK), &card, &clip).with_context(at)?
-        }
-        false => {
-            let model = work.path().join(Model::model_path(&card));
-            in_runtime(&model, &card, &clip, provider, runtime)?
-        }
-    };
-    let test = &expected.test;
-    // A spotter puts out scores alone.
-    let verdict = match ran == SPOTTER {
-        false => test.judge(&outputs),
-        true => {
-            SelfTest { values: card.scores.apply(&test.values), ..test.clone() }.judge(&outputs)
-        }
+    let (test, pack) = (&expected.test, work.path().join(PACK));
+    let (ran, verdict) = if pack.is_dir() {
+        ensure!(
+            matches!(provider, Provider::Auto | Provider::Tract),
+            "{}: a bundle for `ssamba-kws`, which has tract alone: leave out --provider",
+            bundle.display()
+        );
+        // A spotter puts out scores alone.
+        let scores = SelfTest { values: card.scores.apply(&test.values), ..test.clone() };
+        let outputs = in_spotter(&pack, &card, &clip).with_context(at)?;
+        ("ssamba-kws".to_owned(), scores.judge(&outputs))
+    } else {
+        let name = match files.get(MODEL) {
+            Some(_) => MODEL.to_owned(),
+            None => Model::model_path(&card),
+        };
+        let model = work.path().join(name);
+        let (ran, outputs) = in_runtime(&model, &card, &clip, provider, runtime)?;
+        (ran, test.judge(&outputs))
     };
     let verb = if verdict.holds { "computes" } else { "DOES NOT compute" };
     terminal::say(format!(
@@ -71,9 +68,6 @@ pub fn run(bundle: &Path, provider: Provider, runtime: &RuntimeArgs) -> Result<A
     ))?;
     Ok(if verdict.holds { Answer::Yes } else { Answer::No })
 }
-
-/// What runs a pack.
-const SPOTTER: &str = "ssamba-kws";
 
 fn parse<T: for<'de> serde::Deserialize<'de>>(bytes: Option<&[u8]>, name: &str) -> Result<T> {
     let bytes = bytes.with_context(|| format!("there is no {name} in it"))?;
@@ -98,8 +92,8 @@ fn in_runtime(
     Ok((session.provider().to_owned(), outputs))
 }
 
-/// The scores of the first window.
-fn in_spotter(pack: &Path, card: &Card, clip: &Path) -> Result<(String, Outputs)> {
+/// The scores of the first window, under the name of the logits.
+fn in_spotter(pack: &Path, card: &Card, clip: &Path) -> Result<Outputs> {
     let settings = Settings { smooth: 1, ..Settings::of(pack)? };
     let mut spotter = Spotter::open(pack, &settings)?;
     let waveform = ssamba_audio::read(clip, SAMPLE_RATE)?;
@@ -112,7 +106,7 @@ fn in_spotter(pack: &Path, card: &Card, clip: &Path) -> Result<(String, Outputs)
     })?;
     let scores = scores.context("the clip is shorter than a window")?;
     let scores = Tensor::new([1, scores.len()], scores)?;
-    Ok((SPOTTER.to_owned(), Outputs::new(vec![(LOGITS.into(), scores)])))
+    Ok(Outputs::new(vec![(LOGITS.into(), scores)]))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn frames(
 fn one(path: &Path, extractor: &mut Extractor, fill: bool) -> Result<Vec<f32>> {
     let front_end = extractor.front_end();
     let (n_mels, rate) = (front_end.n_mels, front_end.sample_rate);
-    let window = (front_end.window_seconds() * f64::from(rate)).round() as usize;
+    let window = front_end.window_samples();
     let mut samples = ssamba_audio::read(path, rate)?.samples;
     if fill && samples.len() < window {
         samples.resize(window, 0.0);
