@@ -39,11 +39,7 @@ pub fn of_folder(root: &Path) -> Result<Vec<Clip>> {
             split: None,
         }));
     }
-    ensure!(
-        !clips.is_empty(),
-        "{}: expected a folder of clips for each label, or --manifest",
-        root.display()
-    );
+    ensure!(!clips.is_empty(), "{}: expected a folder of clips for each label", root.display());
     Ok(clips)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     Answer,
     clips::{self, Clip},
     convert::{CandleSession, RecipeArgs, Source, sha256_of},
-    listen::{Reader, hear},
+    listen::{Reader, TOGETHER, hear},
     provider::{Provider, RuntimeArgs, is_checkpoint},
 };
 
@@ -59,9 +59,6 @@ struct Line<'a> {
     #[serde(flatten)]
     report: &'a Report,
 }
-
-/// Clips that run together.
-const TOGETHER: usize = 8;
 
 pub fn run(args: &Args) -> Result<Answer> {
     let at = || args.data.display().to_string();

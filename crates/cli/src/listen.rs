@@ -77,9 +77,21 @@ impl Reader {
     }
 }
 
-/// Runs the network on clips of one shape together: what came out of each. A file that takes a number of clips
-/// gets silence for those that are missing.
+/// Clips that run together where nothing else is asked for.
+pub const TOGETHER: usize = 8;
+
+/// Runs the network on clips, neighbours of one shape together: what came out of each. A file that takes a
+/// number of clips gets silence for those that are missing.
 pub fn hear(session: &mut dyn Session, clips: &[&Clip]) -> Result<Vec<Heard>> {
+    let mut heard = Vec::with_capacity(clips.len());
+    // Clips of a file with the front end inside are as long as they are.
+    for alike in clips.chunk_by(|a, b| a.input.shape() == b.input.shape()) {
+        heard.extend(hear_alike(session, alike)?);
+    }
+    Ok(heard)
+}
+
+fn hear_alike(session: &mut dyn Session, clips: &[&Clip]) -> Result<Vec<Heard>> {
     let Some(first) = clips.first() else { return Ok(Vec::new()) };
     let mut shape = first.input.shape().to_vec();
     shape[0] = session.card().batch.unwrap_or(0).max(clips.len());

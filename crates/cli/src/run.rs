@@ -18,7 +18,7 @@ use ssamba_contract::{
 use crate::placement::{self, Required};
 use crate::{
     Answer, audio,
-    listen::{Clip, Heard, Reader, Score, hear, top},
+    listen::{Clip, Heard, Reader, Score, TOGETHER, hear, top},
     provider::{Provider, RuntimeArgs},
     terminal,
 };
@@ -132,12 +132,11 @@ pub fn run(args: &Args) -> Result<Answer> {
                 Err(error) => return Err(error),
             }
         }
-        // Clips of a file with the front end inside are as long as they are.
+        // As they run together: the first run of a shape plans it, and what is timed is the network.
         for alike in clips.chunk_by(|(_, a), (_, b)| a.input.shape() == b.input.shape()) {
             let clips: Vec<&Clip> = alike.iter().map(|(_, clip)| clip).collect();
             let mut shape = clips[0].input.shape().to_vec();
             shape[0] = session.card().batch.unwrap_or(clips.len());
-            // The first run of a shape plans it; what is timed is the network.
             if planned.insert(shape.clone()) {
                 let zeros = vec![0.0; shape.iter().product()];
                 session.run(&Tensor::new(shape, zeros)?)?;
@@ -150,9 +149,6 @@ pub fn run(args: &Args) -> Result<Answer> {
     }
     Ok(if failed { Answer::Failed } else { Answer::Yes })
 }
-
-/// Clips that run together where nothing else is asked for.
-const TOGETHER: usize = 8;
 
 /// How many of `files` clips are to run together: as many as the file takes, as are asked for, or as
 /// suits the provider.

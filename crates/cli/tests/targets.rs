@@ -213,3 +213,16 @@ fn a_file_tests_the_machine_that_it_is_on() {
     assert!(message.contains("export it without --no-selftest"), "{message}");
     fails(folder, &["run", "n.onnx"]);
 }
+
+#[test]
+fn eval_takes_clips_of_any_length_where_the_front_end_is_inside() {
+    let folder = workshop();
+    let folder = folder.path();
+    run(folder, &["export", "kws12.pth", "--frontend", "waveform", "-o", "w.onnx"]);
+    fs::create_dir_all(folder.join("words/yes")).unwrap();
+    for (name, samples) in [("a.wav", 16_000), ("b.wav", 12_000), ("c.wav", 16_000)] {
+        clip(folder, &format!("words/yes/{name}"), samples);
+    }
+    let scored = json(&run(folder, &["eval", "w.onnx", "words", "--json"]));
+    assert_eq!((&scored["clips"], &scored["accuracy"]), (&Value::from(3), &Value::from(1.0)));
+}
