@@ -35,7 +35,11 @@ fn json(text: &str) -> Value {
 
 /// The bundled word, cut or repeated to that many samples.
 fn clip(folder: &Path, name: &str, samples: usize) {
-    let word = fs::read(zoo("yes.wav")).unwrap();
+    clip_of("yes.wav", folder, name, samples);
+}
+
+fn clip_of(word: &str, folder: &Path, name: &str, samples: usize) {
+    let word = fs::read(zoo(word)).unwrap();
     let (header, data) = word.split_at(44);
     let data: Vec<u8> = data.iter().copied().cycle().take(2 * samples).collect();
     let mut file = header.to_vec();
@@ -219,9 +223,10 @@ fn eval_takes_clips_of_any_length_where_the_front_end_is_inside() {
     let folder = workshop();
     let folder = folder.path();
     run(folder, &["export", "kws12.pth", "--frontend", "waveform", "-o", "w.onnx"]);
-    fs::create_dir_all(folder.join("words/yes")).unwrap();
-    for (name, samples) in [("a.wav", 16_000), ("b.wav", 12_000), ("c.wav", 16_000)] {
-        clip(folder, &format!("words/yes/{name}"), samples);
+    // Taken for clips of one length, the third would be the second half of the second.
+    for (word, samples) in [("left", 16_000), ("stop", 32_000), ("yes", 16_000)] {
+        fs::create_dir_all(folder.join("words").join(word)).unwrap();
+        clip_of(&format!("{word}.wav"), folder, &format!("words/{word}/a.wav"), samples);
     }
     let scored = json(&run(folder, &["eval", "w.onnx", "words", "--json"]));
     assert_eq!((&scored["clips"], &scored["accuracy"]), (&Value::from(3), &Value::from(1.0)));
