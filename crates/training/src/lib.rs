@@ -6,6 +6,11 @@
 //! without.
 
 pub mod augment;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "gpu/absent.rs"]
+mod gpu;
 mod initial;
 pub mod loss;
 mod network;
@@ -17,6 +22,7 @@ mod random;
 pub mod score;
 mod trainer;
 
+pub use gpu::Gpu;
 pub use network::{Network, Tokens, folding};
 pub use plan::Plan;
 pub use pretrain::Masking;

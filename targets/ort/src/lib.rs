@@ -17,7 +17,6 @@ mod cuda;
 pub mod custom_ops;
 pub mod library;
 mod message;
-mod missing;
 mod operator;
 mod placement;
 mod providers;
@@ -29,9 +28,9 @@ mod short_conv;
 pub use cuda::ArenaUse;
 pub use library::Library;
 pub use message::OUT_OF_MEMORY;
-pub use missing::MissingLibrary;
 pub use placement::{PlacedNode, PlacedOp, Placement};
 pub use providers::Provider;
 #[cfg(feature = "cuda")]
 pub use providers::{Arena, Batches, BatchesError, Cuda, Engines, Gpu, TensorRt};
 pub use session::{Options, OrtSession};
+pub use ssamba_cuda::MissingLibrary;

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use ort::ErrorCode;
 
-use crate::MissingLibrary;
+use ssamba_cuda::MissingLibrary;
 
 /// What an error says, among others, when there was too little memory, on the CPU or a device.
 pub const OUT_OF_MEMORY: &str = "out of memory";

@@ -24,7 +24,7 @@ use ssamba_contract::{Card, Outputs, Precision, Session, Tensor, default_threads
 use tempfile::TempDir;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{ArenaUse, Bound, Device, OfferedArena, allocator};
+use crate::cuda::{ArenaUse, Bound, OfferedArena, allocator};
 use crate::{Library, Placement, Provider, library, message::readable};
 
 /// How to open a file.
@@ -203,7 +203,7 @@ impl OrtSession {
             _ => {
                 // What was bound goes first: there may be no room for both.
                 self.bound = None;
-                let device = Device::open(cuda.device)?;
+                let device = crate::cuda::open(cuda.device)?;
                 let bound = Bound::new(&self.graph, &device, cuda.device, name, input.shape());
                 self.bound = Some(bound.context(provider)?);
             }

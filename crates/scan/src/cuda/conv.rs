@@ -39,7 +39,7 @@ pub struct ConvAddresses {
     pub u: u64,
 }
 
-/// What the kernels take, by value: the struct of this name in [`SOURCE`](super::SOURCE).
+/// What the kernels take, by value: the struct of this name in [`INFERENCE`](super::INFERENCE).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ConvArguments {

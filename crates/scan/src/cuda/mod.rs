@@ -1,29 +1,62 @@
 //! The short convolution and the selective scan on NVIDIA GPUs: their source, and how a call of them
 //! is launched.
 //!
-//! Nothing here touches a GPU: [`SOURCE`] is text for NVIDIA's run-time compiler, and [`ScanPlan`] and
+//! Nothing here touches a GPU: an [`Image`] is text for NVIDIA's run-time compiler, and [`ScanPlan`] and
 //! [`ConvPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
 //! one and launches the other. A call is one launch, and uses no memory but its operands and its
 //! output.
 
+mod backward;
 mod conv;
 mod scan;
+mod training;
 
 use std::{error::Error, fmt};
 
+pub use backward::{
+    ConvBackwardAddresses, ConvBackwardArguments, ConvBackwardPlan, ScanBackwardAddresses,
+    ScanBackwardArguments, ScanBackwardPlan,
+};
 pub use conv::{ConvAddresses, ConvArguments, ConvCall, ConvPlan};
 pub use scan::{ScanAddresses, ScanArguments, ScanCall, ScanPlan};
+pub use training::{Bias, Decay, Norm, PatchSizes, Patches, SumPlan};
 
-/// CUDA C++ without includes.
-pub const SOURCE: &str = concat!(
-    include_str!("prelude.cu"),
-    include_str!("selective_scan.cu"),
-    include_str!("short_conv.cu")
-);
+/// Kernels that are compiled together.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// Its name, which no other image has.
+    pub name: &'static str,
+    /// CUDA C++ without includes.
+    pub source: &'static str,
+    /// Names of the kernels; a [`Launch`] names one by its place here.
+    pub kernels: &'static [&'static str],
+}
+
+/// The forward passes.
+pub const INFERENCE: Image = Image {
+    name: "inference",
+    source: concat!(
+        include_str!("prelude.cu"),
+        include_str!("selective_scan.cu"),
+        include_str!("short_conv.cu")
+    ),
+    kernels: &KERNELS,
+};
+/// What training needs besides.
+pub const TRAINING: Image = Image {
+    name: "training",
+    source: concat!(
+        include_str!("prelude.cu"),
+        include_str!("training.cu"),
+        include_str!("scan_backward.cu"),
+        include_str!("conv_backward.cu")
+    ),
+    kernels: &training::TRAINING_KERNELS,
+};
 /// What the compiler is told besides the architecture.
 pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
-/// The kernels in [`SOURCE`]; a [`Launch`] names one by its place here.
-pub const KERNELS: [&str; 12] = [
+/// Of [`INFERENCE`].
+const KERNELS: [&str; 12] = [
     "scan_f32_8",
     "scan_f32_16",
     "scan_f32_24",
@@ -59,7 +92,7 @@ pub struct Limits {
 /// A kernel and its grid, along x alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// Place in [`KERNELS`].
+    /// Place in the kernels of its image.
     pub kernel: usize,
     /// Blocks.
     pub blocks: u32,
@@ -113,8 +146,11 @@ mod tests {
 
     #[test]
     fn every_kernel_is_in_the_source() {
-        for name in KERNELS {
-            assert!(SOURCE.contains(&format!("({name}, ")), "{name}");
+        for image in [INFERENCE, TRAINING] {
+            for name in image.kernels {
+                let made = [format!("({name}, "), format!(" {name}(const __grid_constant__")];
+                assert!(made.iter().any(|text| image.source.contains(text)), "{name}");
+            }
         }
     }
 

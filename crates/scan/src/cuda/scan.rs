@@ -53,7 +53,7 @@ pub struct ScanAddresses {
     pub y: u64,
 }
 
-/// What the kernels take, by value: the struct of this name in [`SOURCE`](super::SOURCE).
+/// What the kernels take, by value: the struct of this name in [`INFERENCE`](super::INFERENCE).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ScanArguments {

@@ -10,7 +10,7 @@ pub(crate) use norm::layer_norm;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// The values of an operand of an operation, which has to be dense.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("an operand of an operation of training is not dense"),
@@ -18,7 +18,10 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Hands the values of a dense tensor on the CPU to `use_them`.
-fn with_values<T>(tensor: &Tensor, use_them: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub(crate) fn with_values<T>(
+    tensor: &Tensor,
+    use_them: impl FnOnce(&[f32]) -> Result<T>,
+) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => use_them(values(storage, layout)?),

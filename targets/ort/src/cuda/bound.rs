@@ -9,8 +9,8 @@ use ort::{
     value::{Tensor as Value, ValueType},
 };
 use ssamba_contract::{Outputs, Tensor};
+use ssamba_cuda::Device;
 
-use super::Device;
 use crate::message::readable;
 
 /// What a session takes memory of its device from.

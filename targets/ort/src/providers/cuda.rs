@@ -9,7 +9,9 @@ use ort::{
     session::builder::SessionBuilder,
 };
 
-use crate::{MissingLibrary, cuda::Device, message::readable};
+use ssamba_cuda::MissingLibrary;
+
+use crate::{cuda, message::readable};
 
 /// An NVIDIA GPU.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +42,7 @@ impl Gpu {
     /// # Errors
     /// Names the library that is missing, or says what the driver says.
     pub fn query(number: u32) -> Result<Self> {
-        let device = Device::open(number)?;
+        let device = cuda::open(number)?;
         Ok(Self { name: device.name()?, memory_in_use: device.memory_in_use()? })
     }
 }

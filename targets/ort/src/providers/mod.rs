@@ -111,7 +111,7 @@ impl Provider {
                 .and_then(|domain| operator::add(domain, &Cpu::<f16>::default())),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) | Self::TensorRt(TensorRt { cuda, .. }) => {
-                let device = crate::cuda::Device::open(cuda.device)?;
+                let device = crate::cuda::open(cuda.device)?;
                 [Element::F32, Element::F16].into_iter().try_fold(domain, |domain, element| {
                     operator::add(domain, &crate::cuda::Gpu { device: device.clone(), element })
                 })

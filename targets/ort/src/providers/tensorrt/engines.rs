@@ -11,12 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+use ssamba_cuda::{MissingLibrary, driver, store};
+use ssamba_scan::cuda::INFERENCE;
 
 use super::TensorRt;
-use crate::{
-    Library, MissingLibrary,
-    cuda::{self, Device, store},
-};
+use crate::{Library, cuda};
 
 /// The file of ONNX Runtime's provider, beside its library.
 pub(super) const PROVIDER: &str = if cfg!(windows) {
@@ -44,8 +43,8 @@ impl Engines {
         library: &Library,
         tensorrt: Option<i32>,
     ) -> Result<Self> {
-        let device = Device::open(asked.cuda.device)?;
-        let (gpu, driver, kernels) = (device.name()?, cuda::driver()?, store::kernels());
+        let device = cuda::open(asked.cuda.device)?;
+        let (gpu, driver, kernels) = (device.name()?, driver()?, store::source(&INFERENCE));
         let tensorrt = tensorrt.map_or_else(|| "unknown".into(), |version| version.to_string());
         let batches = asked.batches.map_or_else(String::new, |batches| format!("{batches:?}"));
         let key = Key {

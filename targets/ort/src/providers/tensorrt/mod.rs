@@ -22,12 +22,13 @@ use ssamba_contract::{
     io::BATCH,
     op::{SELECTIVE_SCAN, SHORT_CONV},
 };
+use ssamba_cuda::{MissingLibrary, store};
 
 pub use batches::{Batches, BatchesError};
 pub use engines::Engines;
 
 use super::Cuda;
-use crate::{Library, MissingLibrary, cuda::store, library, message::readable, session};
+use crate::{Library, library, message::readable, session};
 use batches::Shapes;
 
 /// An NVIDIA GPU, through TensorRT.

@@ -13,34 +13,35 @@ use std::{
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
-use ssamba_scan::cuda::{OPTIONS, SOURCE};
+use ssamba_scan::cuda::{Image, OPTIONS};
 
 const DIGEST: usize = 32;
 
 /// What `load` makes of the image that is kept in `folder`, or else of the one that `compile` makes,
 /// which is then kept.
-pub(super) fn module<M>(
+pub(crate) fn module<M>(
     folder: Option<&Path>,
+    image: &Image,
     architecture: &str,
     load: impl Fn(&[u8]) -> Result<M>,
     compile: impl FnOnce() -> Result<Vec<u8>>,
 ) -> Result<M> {
-    let path = folder.map(|folder| folder.join(name(architecture)));
+    let path = folder.map(|folder| folder.join(name(image, architecture)));
     let kept = path.as_deref().and_then(read).and_then(|image| load(&image).ok());
     if let Some(module) = kept {
         return Ok(module);
     }
-    let image = compile()?;
-    let module = load(&image)?;
+    let compiled = compile()?;
+    let module = load(&compiled)?;
     if let Some(path) = path {
         // Without it the next process compiles.
-        let _ = write(&path, &image);
+        let _ = write(&path, &compiled);
     }
     Ok(module)
 }
 
 /// Where compiled kernels are kept, unless the system names no such place.
-pub(crate) fn folder() -> Option<PathBuf> {
+pub fn folder() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = if cfg!(windows) {
         absolute("LOCALAPPDATA")
@@ -50,17 +51,17 @@ pub(crate) fn folder() -> Option<PathBuf> {
     Some(caches?.join("ssamba-edge"))
 }
 
-fn name(architecture: &str) -> String {
-    format!("kernels-{architecture}-{}.cubin", kernels())
+fn name(image: &Image, architecture: &str) -> String {
+    format!("{}-{architecture}-{}.cubin", image.name, source(image))
 }
 
-/// What our kernels are compiled from, as a digest.
-pub(crate) fn kernels() -> String {
-    digest([SOURCE].iter().chain(&OPTIONS).copied())
+/// What kernels are compiled from, as a digest.
+pub fn source(image: &Image) -> String {
+    digest([image.source].iter().chain(&OPTIONS).copied())
 }
 
 /// Parts of a key, as 32 hexadecimal digits.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update(part);
@@ -94,6 +95,7 @@ fn write(path: &Path, image: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use anyhow::bail;
+    use ssamba_scan::cuda::{INFERENCE, TRAINING};
 
     const IMAGE: &[u8] = b"\x7fELF an image";
 
@@ -101,7 +103,7 @@ mod tests {
     fn compiles(folder: Option<&Path>) -> bool {
         let mut compiled = false;
         let load = |image: &[u8]| Ok(image.to_vec());
-        let module = module(folder, "sm_90", load, || {
+        let module = module(folder, &INFERENCE, "sm_90", load, || {
             compiled = true;
             Ok(IMAGE.to_vec())
         });
@@ -117,13 +119,13 @@ mod tests {
         assert!(!compiles(Some(&folder)));
         let files: Vec<_> =
             fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(files, [name("sm_90").as_str()]);
+        assert_eq!(files, [name(&INFERENCE, "sm_90").as_str()]);
     }
 
     #[test]
     fn a_spoiled_file_is_compiled_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name("sm_90"));
+        let path = folder.path().join(name(&INFERENCE, "sm_90"));
         assert!(compiles(Some(folder.path())));
         let whole = fs::read(&path).unwrap();
         let mut flipped = whole.clone();
@@ -138,12 +140,12 @@ mod tests {
     #[test]
     fn an_image_that_does_not_load_is_compiled_anew() {
         let folder = tempfile::tempdir().unwrap();
-        write(&folder.path().join(name("sm_90")), b"of a newer compiler").unwrap();
+        write(&folder.path().join(name(&INFERENCE, "sm_90")), b"of a newer compiler").unwrap();
         let load = |image: &[u8]| match image == IMAGE {
             true => Ok(()),
             false => bail!("refused"),
         };
-        module(Some(folder.path()), "sm_90", load, || Ok(IMAGE.to_vec())).unwrap();
+        module(Some(folder.path()), &INFERENCE, "sm_90", load, || Ok(IMAGE.to_vec())).unwrap();
         assert!(!compiles(Some(folder.path())));
     }
 
@@ -159,8 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn each_architecture_has_a_file_of_its_own() {
-        assert_ne!(name("sm_80"), name("sm_90"));
-        assert!(name("sm_90").starts_with("kernels-sm_90-"));
+    fn each_architecture_and_image_has_a_file_of_its_own() {
+        assert_ne!(name(&INFERENCE, "sm_80"), name(&INFERENCE, "sm_90"));
+        assert_ne!(name(&TRAINING, "sm_90"), name(&INFERENCE, "sm_90"));
+        assert!(name(&INFERENCE, "sm_90").starts_with("inference-sm_90-"));
     }
 }

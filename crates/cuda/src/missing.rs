@@ -4,9 +4,8 @@ use std::fmt;
 
 /// A shared library that a provider needs and the system does not find.
 ///
-/// It is the cause of what [`OrtSession::open`](crate::OrtSession::open) returns, whatever was said
-/// around it: `error.downcast_ref::<MissingLibrary>()` finds it. What the loaders of other systems than
-/// Linux say of a library of NVIDIA's is left in words.
+/// It is the cause of an error, whatever was said around it: `error.downcast_ref::<MissingLibrary>()`
+/// finds it. What the loaders of other systems than Linux say of a library is left in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingLibrary {
     /// The library, as it is asked for, such as `libnvinfer.so.10`.
@@ -19,14 +18,14 @@ pub struct MissingLibrary {
 
 impl MissingLibrary {
     /// Of a library whose name says where it comes from.
-    pub(crate) fn new(library: impl Into<String>, needed_by: impl Into<String>) -> Self {
+    pub fn new(library: impl Into<String>, needed_by: impl Into<String>) -> Self {
         let library = library.into();
         Self { get: source(&library), library, needed_by: needed_by.into() }
     }
 
     /// What the system's loader says when it does not find the library that it was to open, or one
     /// that this one needs.
-    pub(crate) fn from_loader(message: &str, needed_by: &str) -> Option<Self> {
+    pub fn from_loader(message: &str, needed_by: &str) -> Option<Self> {
         let (library, _) = message.split_once(": cannot open shared object file: No such file")?;
         Some(Self::new(library, needed_by))
     }

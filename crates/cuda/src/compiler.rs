@@ -4,15 +4,15 @@ use std::ffi::{CStr, CString};
 
 use anyhow::{Context, Result, bail};
 use cudarc::nvrtc::{result, sys};
-use ssamba_scan::cuda::{OPTIONS, SOURCE};
+use ssamba_scan::cuda::{Image, OPTIONS};
 
 use crate::MissingLibrary;
 
-/// The image of our kernels for an architecture such as `sm_90`.
+/// Kernels compiled for an architecture such as `sm_90`.
 ///
 /// # Errors
 /// Names the compiler's library when it is missing, or says what the compiler says.
-pub(super) fn compile(architecture: &str) -> Result<Vec<u8>> {
+pub(crate) fn compile(image: &Image, architecture: &str) -> Result<Vec<u8>> {
     // SAFETY: opening the library runs its initialisers, which every program that uses the compiler
     // trusts.
     #[expect(unsafe_code, reason = "it is opened to see whether it is there")]
@@ -24,7 +24,7 @@ pub(super) fn compile(architecture: &str) -> Result<Vec<u8>> {
         }
         .into());
     }
-    let program = Program::new(SOURCE)?;
+    let program = Program::new(image)?;
     program
         .image(architecture)
         .with_context(|| format!("cannot compile the CUDA kernels for {architecture}"))
@@ -35,9 +35,10 @@ const LIBRARY: &str = if cfg!(windows) { "nvrtc64_*.dll" } else { "libnvrtc.so" 
 struct Program(sys::nvrtcProgram);
 
 impl Program {
-    fn new(source: &str) -> Result<Self> {
-        let source = CString::new(source)?;
-        Ok(Self(result::create_program(&source, Some(c"selective_scan.cu"))?))
+    fn new(image: &Image) -> Result<Self> {
+        let source = CString::new(image.source)?;
+        let name = CString::new(format!("{}.cu", image.name))?;
+        Ok(Self(result::create_program(&source, Some(&name))?))
     }
 
     fn image(&self, architecture: &str) -> Result<Vec<u8>> {

@@ -1,0 +1,188 @@
+//! The projection of patches as a node of candle's graph.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use ssamba_cuda::Memory;
+use ssamba_scan::cuda::{Bias, PatchSizes, Patches, SumPlan};
+
+use super::{Gpu, encoder::Run, node::wrapped};
+use crate::ops::{values, with_values};
+
+pub(super) struct Project {
+    gpu: Arc<Gpu>,
+    sizes: PatchSizes,
+    /// What the forward pass left for the one back.
+    kept: Mutex<Option<Memory>>,
+}
+
+/// Places in the memory of a pass.
+struct Places {
+    /// `[batch * patches, patch_f * patch_t]`
+    patches: usize,
+    fbank: usize,
+    /// `[d_model, patch_f * patch_t]`, of the parameter or its gradient.
+    weight: usize,
+    /// `[d_model]`, likewise.
+    bias: usize,
+    /// `[batch * patches, d_model]`, of the result or its gradient.
+    out: usize,
+    partial: usize,
+    len: usize,
+}
+
+impl Project {
+    pub(super) fn new(gpu: &Arc<Gpu>, sizes: PatchSizes) -> Self {
+        Self { gpu: gpu.clone(), sizes, kept: Mutex::new(None) }
+    }
+
+    /// Patches of a batch, and values of a patch.
+    fn rows_and_size(&self) -> (usize, usize) {
+        let PatchSizes { batch, grid, patch, .. } = self.sizes;
+        (batch * grid.0 * grid.1, patch.0 * patch.1)
+    }
+
+    fn places(&self, d_model: usize) -> Places {
+        let (rows, size) = self.rows_and_size();
+        let PatchSizes { batch, input, .. } = self.sizes;
+        let mut len = 0;
+        let mut take = |values: usize| {
+            let place = len;
+            len += values.next_multiple_of(64);
+            place
+        };
+        let places = Places {
+            patches: take(rows * size),
+            fbank: take(batch * input.0 * input.1),
+            weight: take(d_model * size),
+            bias: take(d_model),
+            out: take(rows * d_model),
+            partial: take(Bias::parts(rows) * d_model),
+            len: 0,
+        };
+        Places { len, ..places }
+    }
+
+    fn forward(
+        &self,
+        run: &mut Run<'_>,
+        places: &Places,
+        [fbank, weight, bias]: [&[f32]; 3],
+    ) -> anyhow::Result<Vec<f32>> {
+        let ((rows, size), d_model) = (self.rows_and_size(), bias.len());
+        for (place, values) in [(places.fbank, fbank), (places.weight, weight), (places.bias, bias)]
+        {
+            run.memory.write(place, values)?;
+        }
+        let (cut, launch) =
+            Patches::new(run.at(places.fbank), run.at(places.patches), &self.sizes)?;
+        run.training(launch, cut)?;
+        run.multiply(
+            [rows, d_model, size, 1],
+            run.dense(places.patches, size, 0),
+            run.dense(places.weight, size, 0).t(),
+            run.dense(places.out, d_model, 0),
+            false,
+        )?;
+        let (add, launch) = Bias::add(run.at(places.out), run.at(places.bias), rows, d_model)?;
+        run.training(launch, add)?;
+        let mut out = vec![0.0; rows * d_model];
+        run.memory.read(places.out, &mut out)?;
+        Ok(out)
+    }
+
+    /// Gradients of weight and bias.
+    fn backward(
+        &self,
+        run: &mut Run<'_>,
+        places: &Places,
+        grad: &[f32],
+        d_model: usize,
+    ) -> anyhow::Result<(Vec<f32>, Vec<f32>)> {
+        let (rows, size) = self.rows_and_size();
+        run.memory.write(places.out, grad)?;
+        run.multiply(
+            [d_model, size, rows, 1],
+            run.dense(places.out, d_model, 0).t(),
+            run.dense(places.patches, size, 0),
+            run.dense(places.weight, size, 0),
+            false,
+        )?;
+        let (columns, launch) =
+            Bias::columns(run.at(places.out), run.at(places.partial), rows, d_model)?;
+        run.training(launch, columns)?;
+        let size_of_sum = (Bias::parts(rows), d_model);
+        let sums = run.sum(SumPlan::default(), places.partial, None, places.bias, size_of_sum)?;
+        run.training(sums.launch(), sums)?;
+        let (mut weight, mut bias) = (vec![0.0; d_model * size], vec![0.0; d_model]);
+        run.memory.read(places.weight, &mut weight)?;
+        run.memory.read(places.bias, &mut bias)?;
+        Ok((weight, bias))
+    }
+
+    fn take(&self) -> Option<Memory> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if let Some(memory) = self.take() {
+            self.gpu.put_back(memory);
+        }
+    }
+}
+
+impl CustomOp3 for Project {
+    fn name(&self) -> &'static str {
+        "patches-on-gpu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        fbank: &CpuStorage,
+        fbank_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let operands = [
+            values(fbank, fbank_layout)?,
+            values(weight, weight_layout)?,
+            values(bias, bias_layout)?,
+        ];
+        let d_model = operands[2].len();
+        let places = self.places(d_model);
+        let work = |run: &mut Run<'_>| self.forward(run, &places, operands);
+        let (out, memory) = self.gpu.with(None, places.len, work).map_err(wrapped)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        let PatchSizes { batch, grid, .. } = self.sizes;
+        Ok((CpuStorage::F32(out), (batch, grid.0 * grid.1, d_model).into()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(memory) = self.take() else {
+            bail!("a projection on a GPU was differentiated twice")
+        };
+        let d_model = bias.elem_count();
+        let places = self.places(d_model);
+        let ((of_weight, of_bias), memory) = with_values(&grad.contiguous()?, |grad| {
+            let work = |run: &mut Run<'_>| self.backward(run, &places, grad, d_model);
+            self.gpu.with(Some(memory), places.len, work).map_err(wrapped)
+        })?;
+        self.gpu.put_back(memory);
+        Ok((
+            None,
+            Some(Tensor::from_vec(of_weight, weight.shape(), weight.device())?),
+            Some(Tensor::from_vec(of_bias, bias.shape(), bias.device())?),
+        ))
+    }
+}
