@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         bail!("no plan `{}`: expected {}", args.plan, PLANS.join(", "));
     };
     let plan = args.run.over(plan);
-    let network = network(args, &plan, &split)?;
+    let network = args.run.device.place(network(args, &plan, &split)?)?;
     let threads = args.run.threads();
     let front_end = network.recipe().front_end.clone();
     let background = split.labels.iter().position(|label| *label == args.background);

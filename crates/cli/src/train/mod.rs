@@ -10,13 +10,13 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use ssamba_contract::default_threads;
-use ssamba_training::{Plan, Trainer};
+use ssamba_training::{Gpu, Network, Plan, Trainer};
 
 use self::{
     live::Live,
@@ -48,17 +48,49 @@ struct RunArgs {
     /// Threads; the result does not depend on them [default: one for each core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// What computes.
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// What computes: `cpu`, `cuda`, or `cuda:N` for the GPU of that number.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Device {
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
+    /// An NVIDIA GPU, by its number.
+    Cuda(u32),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text.split_once(':') {
+            None if text == "cpu" => return Ok(Self::Cpu),
+            None if text == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        number.map(Self::Cuda).ok_or_else(|| "expected cpu, cuda or cuda:N".into())
+    }
+}
+
+impl Device {
+    /// The network where it is to be trained.
+    ///
+    /// # Errors
+    /// When that GPU cannot be used.
+    fn place(self, network: Network) -> Result<Network> {
+        match self {
+            Self::Cpu => Ok(network),
+            Self::Cuda(number) => {
+                let gpu = Gpu::open(number)?;
+                terminal::note(format!("device      {}", gpu.name()?));
+                Ok(network.on(gpu))
+            }
+        }
+    }
 }
 
 /// Sizes of a network that starts from nothing.
@@ -110,11 +142,6 @@ impl RunArgs {
     /// # Errors
     /// When the device or a number cannot be had, or the folder holds a run that is not to be resumed.
     fn check(&self) -> Result<()> {
-        if self.device == Device::Cuda {
-            bail!(
-                "training on a GPU is not in this build: its scan has no gradient there yet; use --device cpu"
-            );
-        }
         ensure!(
             self.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()),
             "--rate takes a positive number"

@@ -52,7 +52,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Answer> {
     args.run.check()?;
     let plan = args.run.over(plan(&args.plan)?);
-    let network = network(args)?;
+    let network = args.run.device.place(network(args)?)?;
     let (low, high) = pair("--cluster", &args.cluster)?;
     let masking = Masking { patches: args.mask, cluster: low..=high };
     masking.check(network.grid())?;

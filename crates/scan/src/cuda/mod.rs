@@ -19,7 +19,7 @@ pub use backward::{
 };
 pub use conv::{ConvAddresses, ConvArguments, ConvCall, ConvPlan};
 pub use scan::{ScanAddresses, ScanArguments, ScanCall, ScanPlan};
-pub use training::{Bias, Decay, Norm, PatchSizes, Patches, SumPlan};
+pub use training::{Bias, Decay, Gelu, Norm, PatchSizes, Patches, Softmax, SumPlan};
 
 /// Kernels that are compiled together.
 #[derive(Clone, Copy, Debug)]

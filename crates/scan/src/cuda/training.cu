@@ -238,3 +238,91 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS)
         add.partial[(long long)blockIdx.x * add.width + column] = sum;
     }
 }
+
+// Mirrors `SoftmaxArguments`.
+struct SoftmaxArguments {
+    float *shares;  // [rows, width]: of scores in place, or what came of them
+    float *grad;    // [rows, width]: of shares, in place that of scores; or null
+    int rows;
+    int width;
+    float scale;  // of scores
+};
+
+// A warp is a row.
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    softmax_forward(const __grid_constant__ SoftmaxArguments softmax) {
+    const long long row = (long long)blockIdx.x * (NORM_THREADS / WARP) + threadIdx.x / WARP;
+    if (row >= softmax.rows) {
+        return;
+    }
+    const int lane = threadIdx.x % WARP;
+    float *const shares = softmax.shares + row * softmax.width;
+    float most = -__int_as_float(0x7f800000);
+    for (int i = lane; i < softmax.width; i += WARP) {
+        most = fmaxf(most, shares[i]);
+    }
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, distance));
+    }
+    float sum = 0.0f;
+    for (int i = lane; i < softmax.width; i += WARP) {
+        const float power = exp2_fast((shares[i] - most) * (softmax.scale * LOG2_E));
+        shares[i] = power;
+        sum += power;
+    }
+    const float part = 1.0f / warp_sum(sum);
+    for (int i = lane; i < softmax.width; i += WARP) {
+        shares[i] *= part;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(NORM_THREADS)
+    softmax_backward(const __grid_constant__ SoftmaxArguments softmax) {
+    const long long row = (long long)blockIdx.x * (NORM_THREADS / WARP) + threadIdx.x / WARP;
+    if (row >= softmax.rows) {
+        return;
+    }
+    const int lane = threadIdx.x % WARP;
+    const float *const shares = softmax.shares + row * softmax.width;
+    float *const grad = softmax.grad + row * softmax.width;
+    float sum = 0.0f;
+    for (int i = lane; i < softmax.width; i += WARP) {
+        sum = fmaf(grad[i], shares[i], sum);
+    }
+    const float mean = warp_sum(sum);
+    for (int i = lane; i < softmax.width; i += WARP) {
+        grad[i] = softmax.scale * shares[i] * (grad[i] - mean);
+    }
+}
+
+// Mirrors `GeluArguments`.
+struct GeluArguments {
+    const float *x;
+    float *out;  // the result, or in place of its gradient that of `x`
+    long long len;
+};
+
+constexpr float SQRT_1_2 = 0.7071067811865476f;
+constexpr float SQRT_1_2_PI = 0.3989422804014327f;
+
+// x times the share of the normal distribution below it.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS)
+    gelu_forward(const __grid_constant__ GeluArguments gelu) {
+    const long long place = (long long)blockIdx.x * SUM_THREADS + threadIdx.x;
+    if (place < gelu.len) {
+        const float x = gelu.x[place];
+        gelu.out[place] = 0.5f * x * (1.0f + erff(x * SQRT_1_2));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(SUM_THREADS)
+    gelu_backward(const __grid_constant__ GeluArguments gelu) {
+    const long long place = (long long)blockIdx.x * SUM_THREADS + threadIdx.x;
+    if (place < gelu.len) {
+        const float x = gelu.x[place];
+        const float below = 0.5f * (1.0f + erff(x * SQRT_1_2));
+        const float density = SQRT_1_2_PI * exp2_fast(-0.5f * LOG2_E * x * x);
+        gelu.out[place] *= fmaf(x, density, below);
+    }
+}

@@ -1,4 +1,5 @@
-//! The small kernels of training: norms, sums over parts, and what lies around a projection of patches.
+//! The small kernels of training: norms, softmax, GELU, sums over parts, and what lies around a
+//! projection of patches.
 //! Sizes are those of one call; addresses are of dense `f32` values on a device.
 
 use super::{Launch, PlanError, int};
@@ -17,10 +18,14 @@ pub(super) mod kernel {
     pub(crate) const SCAN_BACKWARD_32: usize = 9;
     pub(crate) const CONV_BACKWARD_4: usize = 10;
     pub(crate) const CONV_BACKWARD_16: usize = 11;
+    pub(crate) const SOFTMAX_FORWARD: usize = 12;
+    pub(crate) const SOFTMAX_BACKWARD: usize = 13;
+    pub(crate) const GELU_FORWARD: usize = 14;
+    pub(crate) const GELU_BACKWARD: usize = 15;
 }
 
 /// Of [`TRAINING`](super::TRAINING).
-pub(super) const TRAINING_KERNELS: [&str; 12] = [
+pub(super) const TRAINING_KERNELS: [&str; 16] = [
     "norm_forward",
     "norm_backward",
     "norm_columns",
@@ -33,6 +38,10 @@ pub(super) const TRAINING_KERNELS: [&str; 12] = [
     "scan_backward_32",
     "conv_backward_4",
     "conv_backward_16",
+    "softmax_forward",
+    "softmax_backward",
+    "gelu_forward",
+    "gelu_backward",
 ];
 
 /// Constants of the kernels: threads of a block, and rows of a block that sums columns.
@@ -306,6 +315,69 @@ impl Bias {
             width: int("width", width)?,
             rows_of_block: ROWS_OF_BLOCK as i32,
         })
+    }
+}
+
+/// Softmax over rows.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Softmax {
+    shares: u64,
+    grad: u64,
+    rows: i32,
+    width: i32,
+    scale: f32,
+}
+
+impl Softmax {
+    /// Of `scale` times the scores in `shares` `[rows, width]`, in place, and the launch; with the gradient
+    /// of the result in `grad`, in place that of the scores.
+    ///
+    /// # Errors
+    /// Names the size that is beyond what a launch can count.
+    pub fn new(
+        shares: u64,
+        grad: u64,
+        rows: usize,
+        width: usize,
+        scale: f32,
+    ) -> Result<(Self, Launch), PlanError> {
+        let kernel = if grad == 0 { kernel::SOFTMAX_FORWARD } else { kernel::SOFTMAX_BACKWARD };
+        let launch = launch(kernel, rows.div_ceil(NORM_THREADS / WARP), NORM_THREADS)?;
+        let (rows, width) = (int("rows", rows)?, int("width", width)?);
+        Ok((Self { shares, grad, rows, width, scale }, launch))
+    }
+}
+
+/// GELU, by the error function.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Gelu {
+    x: u64,
+    out: u64,
+    len: i64,
+}
+
+impl Gelu {
+    /// Of `x` into `out`, and the launch.
+    ///
+    /// # Errors
+    /// Names the size that is beyond what a launch can count.
+    pub fn forward(x: u64, out: u64, len: usize) -> Result<(Self, Launch), PlanError> {
+        Self::new(kernel::GELU_FORWARD, x, out, len)
+    }
+
+    /// From the gradient of the result to that of `x`, in place, and the launch.
+    ///
+    /// # Errors
+    /// Names the size that is beyond what a launch can count.
+    pub fn backward(x: u64, grad: u64, len: usize) -> Result<(Self, Launch), PlanError> {
+        Self::new(kernel::GELU_BACKWARD, x, grad, len)
+    }
+
+    fn new(kernel: usize, x: u64, out: u64, len: usize) -> Result<(Self, Launch), PlanError> {
+        let launch = launch(kernel, len.div_ceil(THREADS), THREADS)?;
+        Ok((Self { x, out, len: len as i64 }, launch))
     }
 }
 

@@ -4,14 +4,16 @@
 //! is small: a batch, its tokens, the parameters, and their gradients. candle's own CUDA support would
 //! need NVIDIA's compiler to build this crate; here all of CUDA is loaded when a GPU is asked for.
 
-mod encoder;
-mod layout;
 mod node;
 mod patches;
+mod run;
+mod ssamba;
+mod ssamba_layout;
+mod ssast;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Result, ensure};
@@ -20,8 +22,8 @@ use ssamba_cuda::{Blas, Device, Memory};
 use ssamba_model::{Weights, weights::LayerWeights};
 use ssamba_scan::cuda::{INFERENCE, PatchSizes, TRAINING};
 
-use encoder::Run;
-use layout::Sizes;
+use run::{Layers, Run};
+use ssamba_layout::Sizes;
 
 /// A GPU that networks are trained on.
 pub struct Gpu {
@@ -130,34 +132,34 @@ impl Gpu {
         Ok(fbank.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, project)?)
     }
 
-    /// Works on the device, in memory for at least so many values; nothing else does meanwhile. The
-    /// memory comes back with the answer.
-    fn with<T>(
-        &self,
-        memory: Option<Memory>,
-        values: usize,
-        work: impl FnOnce(&mut Run<'_>) -> Result<T>,
-    ) -> Result<(T, Memory)> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { blas, free } = &mut *state;
-        let mut memory = match memory {
-            Some(memory) => memory,
-            None => match free.iter().position(|memory| memory.len() >= values) {
-                Some(index) => free.swap_remove(index),
-                None => {
-                    // What is free is too small, and would be in the way.
-                    free.clear();
-                    Memory::new(&self.devices.training, values)?
-                }
-            },
-        };
-        let answer = work(&mut Run { devices: &self.devices, blas, memory: &mut memory })?;
-        Ok((answer, memory))
+    /// Memory for at least so many values.
+    fn memory(&self, len: usize) -> Result<Memory> {
+        let free = &mut self.state().free;
+        if let Some(index) = free.iter().position(|memory| memory.len() >= len) {
+            return Ok(free.swap_remove(index));
+        }
+        // What is free is too small, and would be in the way.
+        free.clear();
+        Memory::new(&self.devices.training, len)
     }
 
-    /// Takes back what [`with`](Self::with) gave.
+    /// Takes memory back.
     fn put_back(&self, memory: Memory) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(memory);
+        self.state().free.push(memory);
+    }
+
+    /// Works on the device; nothing else does meanwhile.
+    fn run<T>(
+        &self,
+        memory: &mut Memory,
+        work: impl FnOnce(&mut Run<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let blas = &mut self.state().blas;
+        work(&mut Run { devices: &self.devices, blas, memory })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,19 +1,20 @@
 //! The projection of patches as a node of candle's graph.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use ssamba_cuda::Memory;
 use ssamba_scan::cuda::{Bias, PatchSizes, Patches, SumPlan};
 
-use super::{Gpu, encoder::Run, node::wrapped};
+use super::{
+    Gpu,
+    node::{Kept, wrapped},
+    run::{Room, Run},
+};
 use crate::ops::{values, with_values};
 
 pub(super) struct Project {
-    gpu: Arc<Gpu>,
     sizes: PatchSizes,
-    /// What the forward pass left for the one back.
-    kept: Mutex<Option<Memory>>,
+    kept: Kept,
 }
 
 /// Places in the memory of a pass.
@@ -33,7 +34,7 @@ struct Places {
 
 impl Project {
     pub(super) fn new(gpu: &Arc<Gpu>, sizes: PatchSizes) -> Self {
-        Self { gpu: gpu.clone(), sizes, kept: Mutex::new(None) }
+        Self { sizes, kept: Kept::new(gpu) }
     }
 
     /// Patches of a batch, and values of a patch.
@@ -45,12 +46,8 @@ impl Project {
     fn places(&self, d_model: usize) -> Places {
         let (rows, size) = self.rows_and_size();
         let PatchSizes { batch, input, .. } = self.sizes;
-        let mut len = 0;
-        let mut take = |values: usize| {
-            let place = len;
-            len += values.next_multiple_of(64);
-            place
-        };
+        let mut room = Room::default();
+        let mut take = |values: usize| room.take(values);
         let places = Places {
             patches: take(rows * size),
             fbank: take(batch * input.0 * input.1),
@@ -60,7 +57,7 @@ impl Project {
             partial: take(Bias::parts(rows) * d_model),
             len: 0,
         };
-        Places { len, ..places }
+        Places { len: room.len, ..places }
     }
 
     fn forward(
@@ -84,8 +81,7 @@ impl Project {
             run.dense(places.out, d_model, 0),
             false,
         )?;
-        let (add, launch) = Bias::add(run.at(places.out), run.at(places.bias), rows, d_model)?;
-        run.training(launch, add)?;
+        run.add_bias(places.out, places.bias, rows, d_model)?;
         let mut out = vec![0.0; rows * d_model];
         run.memory.read(places.out, &mut out)?;
         Ok(out)
@@ -108,28 +104,14 @@ impl Project {
             run.dense(places.weight, size, 0),
             false,
         )?;
-        let (columns, launch) =
-            Bias::columns(run.at(places.out), run.at(places.partial), rows, d_model)?;
-        run.training(launch, columns)?;
-        let size_of_sum = (Bias::parts(rows), d_model);
-        let sums = run.sum(SumPlan::default(), places.partial, None, places.bias, size_of_sum)?;
+        let size_of_bias = (rows, d_model);
+        let sums = SumPlan::default();
+        let sums = run.columns(sums, places.out, places.partial, places.bias, size_of_bias)?;
         run.training(sums.launch(), sums)?;
         let (mut weight, mut bias) = (vec![0.0; d_model * size], vec![0.0; d_model]);
         run.memory.read(places.weight, &mut weight)?;
         run.memory.read(places.bias, &mut bias)?;
         Ok((weight, bias))
-    }
-
-    fn take(&self) -> Option<Memory> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl Drop for Project {
-    fn drop(&mut self) {
-        if let Some(memory) = self.take() {
-            self.gpu.put_back(memory);
-        }
     }
 }
 
@@ -155,8 +137,7 @@ impl CustomOp3 for Project {
         let d_model = operands[2].len();
         let places = self.places(d_model);
         let work = |run: &mut Run<'_>| self.forward(run, &places, operands);
-        let (out, memory) = self.gpu.with(None, places.len, work).map_err(wrapped)?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        let out = self.kept.forward(places.len, work).map_err(wrapped)?;
         let PatchSizes { batch, grid, .. } = self.sizes;
         Ok((CpuStorage::F32(out), (batch, grid.0 * grid.1, d_model).into()))
     }
@@ -169,16 +150,12 @@ impl CustomOp3 for Project {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(memory) = self.take() else {
-            bail!("a projection on a GPU was differentiated twice")
-        };
         let d_model = bias.elem_count();
         let places = self.places(d_model);
-        let ((of_weight, of_bias), memory) = with_values(&grad.contiguous()?, |grad| {
+        let (of_weight, of_bias) = with_values(&grad.contiguous()?, |grad| {
             let work = |run: &mut Run<'_>| self.backward(run, &places, grad, d_model);
-            self.gpu.with(Some(memory), places.len, work).map_err(wrapped)
+            self.kept.backward(work).map_err(wrapped)
         })?;
-        self.gpu.put_back(memory);
         Ok((
             None,
             Some(Tensor::from_vec(of_weight, weight.shape(), weight.device())?),

@@ -4,23 +4,21 @@
 //! All layers of a step, two of a pair, run side by side, and in each product of matrices all their
 //! streams. The residual is the folded one: a step adds what its layers put out.
 
-use std::ptr;
-
 use anyhow::Result;
-use ssamba_cuda::{Blas, Matrix, Memory, Product};
+use ssamba_cuda::Matrix;
 use ssamba_model::NORM_EPS;
 use ssamba_scan::{
     Activation, Combine,
     cuda::{
         ConvAddresses, ConvBackwardAddresses, ConvBackwardPlan, ConvCall, ConvPlan, Decay, Element,
-        Launch, Norm, ScanAddresses, ScanBackwardAddresses, ScanBackwardPlan, ScanCall, ScanPlan,
-        SumPlan,
+        Norm, ScanAddresses, ScanBackwardAddresses, ScanBackwardPlan, ScanCall, ScanPlan, SumPlan,
     },
 };
 
 use super::{
     Devices,
-    layout::{Kept, Parameters, Parts, Places, Sizes},
+    run::{Layers, Run},
+    ssamba_layout::{Kept, Parameters, Parts, Places, Sizes},
 };
 
 /// Directions of the streams of a step: of a layer, and of a pair, whose second layer sees the tokens
@@ -33,7 +31,7 @@ pub(super) struct Encoder {
     places: Places,
     conv: ConvPlan,
     scan: ScanPlan,
-    back: Option<Back>,
+    back: Back,
 }
 
 struct Back {
@@ -42,12 +40,29 @@ struct Back {
     parts: Parts,
 }
 
+impl Back {
+    fn new(
+        conv: &ConvCall<'_>,
+        scan: &ScanCall<'_>,
+        sizes: &Sizes,
+        devices: &Devices,
+    ) -> Result<Self> {
+        let conv = ConvBackwardPlan::new(conv)?;
+        let scan = ScanBackwardPlan::new(scan, devices.training.limits())?;
+        let parts = Parts {
+            scan: scan.parts(),
+            states: scan.states(),
+            conv: conv.parts(),
+            norm: Norm::parts(sizes.rows()),
+        };
+        Ok(Self { conv, scan, parts })
+    }
+}
+
 impl Encoder {
-    /// For a forward pass, and with `back` for the one back as well.
-    ///
     /// # Errors
     /// When the sizes are beyond what the kernels or the device take.
-    pub(super) fn new(sizes: Sizes, back: bool, devices: &Devices) -> Result<Self> {
+    pub(super) fn new(sizes: Sizes, devices: &Devices) -> Result<Self> {
         sizes.check()?;
         let &Sizes { batch, seq_len, d_inner, d_state, taps, together, scale, .. } = &sizes;
         let limits = devices.inference.limits();
@@ -74,60 +89,10 @@ impl Encoder {
             combine: Combine::Sum,
             scale,
         };
-        let back = match back {
-            true => {
-                let (conv, scan) =
-                    (ConvBackwardPlan::new(&conv)?, ScanBackwardPlan::new(&scan, limits)?);
-                let parts = Parts {
-                    scan: scan.parts(),
-                    states: scan.states(),
-                    conv: conv.parts(),
-                    norm: Norm::parts(sizes.rows()),
-                };
-                Some(Back { conv, scan, parts })
-            }
-            false => None,
-        };
-        let places = Places::new(&sizes, back.as_ref().map(|back| &back.parts));
+        let back = Back::new(&conv, &scan, &sizes, devices)?;
+        let places = Places::new(&sizes, &back.parts);
         let (conv, scan) = (ConvPlan::new(&conv, limits)?, ScanPlan::new(&scan, limits)?);
         Ok(Self { sizes, places, conv, scan, back })
-    }
-
-    /// Values that a pass needs memory for.
-    pub(super) fn memory(&self) -> usize {
-        self.places.len
-    }
-
-    /// Tokens `[batch, seq_len, d_model]` to those after the second final norm.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub(super) fn forward(
-        &self,
-        run: &mut Run<'_>,
-        parameters: &[f32],
-        tokens: &[f32],
-    ) -> Result<Vec<f32>> {
-        let (sizes, places) = (&self.sizes, &self.places);
-        let first = places.kept.first().map_or(places.rho, |kept| kept.rho);
-        run.memory.write(places.parameters, parameters)?;
-        run.memory.write(first, tokens)?;
-        let mut eps = sizes.eps.0;
-        for (step, kept) in places.kept.iter().enumerate() {
-            let next = places.kept.get(step + 1).map_or(places.rho, |kept| kept.rho);
-            self.step(run, &sizes.step(step), kept, next, eps)?;
-            eps /= sizes.eps.1;
-        }
-        for (from, to, eps) in
-            [(places.rho, places.once, eps), (places.once, places.twice, NORM_EPS)]
-        {
-            let norm = self.final_norm(run, from, eps)?;
-            let norm = Norm { out: run.at(to), ..norm };
-            run.training(norm.forward()?, norm)?;
-        }
-        let mut out = vec![0.0; tokens.len()];
-        run.memory.read(places.twice, &mut out)?;
-        Ok(out)
     }
 
     fn final_norm(&self, run: &Run<'_>, x: usize, eps: f64) -> Result<Norm> {
@@ -251,70 +216,8 @@ impl Encoder {
         [(rank, 0, dt_rank), (b, dt_rank, d_state), (c, dt_rank + d_state, d_state)]
     }
 
-    /// The gradient of what [`forward`](Self::forward) put out, to those of the tokens and of the packed
-    /// parameters; `run` has the memory that it left.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub(super) fn backward(&self, run: &mut Run<'_>, grad: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (sizes, places) = (&self.sizes, &self.places);
-        let Some(back) = &self.back else {
-            anyhow::bail!("there is no way back from a forward pass")
-        };
-        let (rows, d_model) = (sizes.rows(), sizes.d_model);
-        run.memory.write(places.grad_twice, grad)?;
-        run.memory.zero(places.grad_once, rows * d_model)?;
-        run.memory.zero(places.grad_rho, rows * d_model)?;
-        let divisions = i32::try_from(sizes.steps)?;
-        let last = sizes.eps.0 / sizes.eps.1.powi(divisions);
-        let len = 2 * d_model;
-        for (number, (x, grad, grad_x, eps)) in [
-            (places.once, places.grad_twice, places.grad_once, NORM_EPS),
-            (places.rho, places.grad_once, places.grad_rho, last),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let norm = Norm {
-                grad: run.at(grad),
-                grad_x: run.at(grad_x),
-                statistics: run.at(places.statistics),
-                partial: run.at(places.parts_of_norm + number * back.parts.norm * len),
-                ..self.final_norm(run, x, eps)?
-            };
-            run.training(norm.backward()?, norm)?;
-            run.training(norm.columns()?, norm)?;
-        }
-        let sums = run.sum(
-            SumPlan::default(),
-            places.parts_of_norm,
-            None,
-            places.gradients + sizes.norm_f(),
-            (2 * back.parts.norm, len),
-        )?;
-        run.training(sums.launch(), sums)?;
-        let mut eps = last;
-        for (step, kept) in places.kept.iter().enumerate().rev() {
-            eps *= sizes.eps.1;
-            self.step_back(run, back, &sizes.step(step), kept, eps)?;
-        }
-        let mut tokens = vec![0.0; grad.len()];
-        run.memory.read(places.grad_rho, &mut tokens)?;
-        let gradients = places.gradients(sizes);
-        let mut of_parameters = vec![0.0; gradients.len()];
-        run.memory.read(gradients.start, &mut of_parameters)?;
-        Ok((tokens, of_parameters))
-    }
-
-    fn step_back(
-        &self,
-        run: &mut Run<'_>,
-        back: &Back,
-        at: &Parameters,
-        kept: &Kept,
-        eps: f64,
-    ) -> Result<()> {
-        let (sizes, places) = (&self.sizes, &self.places);
+    fn step_back(&self, run: &mut Run<'_>, at: &Parameters, kept: &Kept, eps: f64) -> Result<()> {
+        let (sizes, places, back) = (&self.sizes, &self.places, &self.back);
         let &Sizes { batch, together, d_model, d_inner, d_state, dt_rank, taps, .. } = sizes;
         let (rows, streams) = (sizes.rows(), sizes.streams());
         let channels = streams * d_inner;
@@ -474,76 +377,81 @@ impl Encoder {
     }
 }
 
-/// A pass under way.
-pub(super) struct Run<'a> {
-    pub(super) devices: &'a Devices,
-    pub(super) blas: &'a mut Blas,
-    pub(super) memory: &'a mut Memory,
-}
-
-impl Run<'_> {
-    /// The address of a place.
-    pub(super) fn at(&self, place: usize) -> u64 {
-        self.memory.address() + (place * size_of::<f32>()) as u64
+impl Layers for Encoder {
+    fn memory(&self) -> usize {
+        self.places.len
     }
 
-    /// Matrices of so many columns, so many values from one to the next.
-    pub(super) fn dense(&self, place: usize, columns: usize, stride: usize) -> Matrix {
-        Matrix::dense(self.at(place), columns, stride)
-    }
-
-    /// Matrices of so many columns each, whose rows lie side by side.
-    fn side_by_side(&self, place: usize, count: usize, columns: usize) -> Matrix {
-        Matrix { leading: count * columns, ..Matrix::dense(self.at(place), columns, columns) }
-    }
-
-    /// One more sum over parts, of so many parts and values.
-    pub(super) fn sum(
-        &self,
-        sums: SumPlan,
-        parts: usize,
-        factor: Option<usize>,
-        out: usize,
-        (count, len): (usize, usize),
-    ) -> Result<SumPlan> {
-        let factor = factor.map_or(0, |place| self.at(place));
-        Ok(sums.add([self.at(parts), factor, self.at(out)], count, len)?)
-    }
-
-    /// `out = left * right`, or added to it; sizes are rows, columns, inner, batch.
-    pub(super) fn multiply(
-        &mut self,
-        [rows, columns, inner, batch]: [usize; 4],
-        left: Matrix,
-        right: Matrix,
-        out: Matrix,
-        add: bool,
-    ) -> Result<()> {
-        let product = Product { rows, columns, inner, batch, left, right, out, add };
-        // SAFETY: the matrices are places of the layout that this memory was taken for, all work is on
-        // the default stream, and no two places overlap.
-        #[expect(unsafe_code, reason = "the device is addressed")]
-        unsafe {
-            self.blas.multiply(&product)
+    fn forward(&self, run: &mut Run<'_>, parameters: &[f32], tokens: &[f32]) -> Result<Vec<f32>> {
+        let (sizes, places) = (&self.sizes, &self.places);
+        let first = places.kept.first().map_or(places.rho, |kept| kept.rho);
+        run.memory.write(places.parameters, parameters)?;
+        run.memory.write(first, tokens)?;
+        let mut eps = sizes.eps.0;
+        for (step, kept) in places.kept.iter().enumerate() {
+            let next = places.kept.get(step + 1).map_or(places.rho, |kept| kept.rho);
+            self.step(run, &sizes.step(step), kept, next, eps)?;
+            eps /= sizes.eps.1;
         }
+        for (from, to, eps) in
+            [(places.rho, places.once, eps), (places.once, places.twice, NORM_EPS)]
+        {
+            let norm = self.final_norm(run, from, eps)?;
+            let norm = Norm { out: run.at(to), ..norm };
+            run.training(norm.forward()?, norm)?;
+        }
+        let mut out = vec![0.0; tokens.len()];
+        run.memory.read(places.twice, &mut out)?;
+        Ok(out)
     }
 
-    /// Launches a kernel of training.
-    pub(super) fn training<A>(&self, launch: Launch, arguments: A) -> Result<()> {
-        // SAFETY: the arguments are those of the kernel that the plan names, and their addresses places
-        // of the layout that this memory was taken for; all work is on the default stream.
-        #[expect(unsafe_code, reason = "kernels follow addresses")]
-        unsafe {
-            self.devices.training.launch(launch, arguments, ptr::null_mut())
+    fn backward(&self, run: &mut Run<'_>, grad: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (sizes, places) = (&self.sizes, &self.places);
+        let Some(back) = &self.back else {
+            anyhow::bail!("there is no way back from a forward pass")
+        };
+        let (rows, d_model) = (sizes.rows(), sizes.d_model);
+        run.memory.write(places.grad_twice, grad)?;
+        run.memory.zero(places.grad_once, rows * d_model)?;
+        run.memory.zero(places.grad_rho, rows * d_model)?;
+        let divisions = i32::try_from(sizes.steps)?;
+        let last = sizes.eps.0 / sizes.eps.1.powi(divisions);
+        let len = 2 * d_model;
+        for (number, (x, grad, grad_x, eps)) in [
+            (places.once, places.grad_twice, places.grad_once, NORM_EPS),
+            (places.rho, places.grad_once, places.grad_rho, last),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let norm = Norm {
+                grad: run.at(grad),
+                grad_x: run.at(grad_x),
+                statistics: run.at(places.statistics),
+                partial: run.at(places.parts_of_norm + number * back.parts.norm * len),
+                ..self.final_norm(run, x, eps)?
+            };
+            run.training(norm.backward()?, norm)?;
+            run.training(norm.columns()?, norm)?;
         }
-    }
-
-    /// Launches a kernel of inference.
-    fn inference<A>(&self, launch: Launch, arguments: A) -> Result<()> {
-        // SAFETY: as in `training`.
-        #[expect(unsafe_code, reason = "kernels follow addresses")]
-        unsafe {
-            self.devices.inference.launch(launch, arguments, ptr::null_mut())
+        let sums = run.sum(
+            SumPlan::default(),
+            places.parts_of_norm,
+            None,
+            places.gradients + sizes.norm_f(),
+            (2 * back.parts.norm, len),
+        )?;
+        run.training(sums.launch(), sums)?;
+        let mut eps = last;
+        for (step, kept) in places.kept.iter().enumerate().rev() {
+            eps *= sizes.eps.1;
+            self.step_back(run, &sizes.step(step), kept, eps)?;
         }
+        let mut tokens = vec![0.0; grad.len()];
+        run.memory.read(places.grad_rho, &mut tokens)?;
+        let gradients = places.gradients(sizes);
+        let mut of_parameters = vec![0.0; gradients.len()];
+        run.memory.read(gradients.start, &mut of_parameters)?;
+        Ok((tokens, of_parameters))
     }
 }

@@ -5,32 +5,34 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
+use super::run::Room;
+
 /// Sizes of an encoder and of what goes through it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Sizes {
+pub(super) struct Sizes {
     /// Clips.
-    pub(crate) batch: usize,
+    pub(super) batch: usize,
     /// Tokens of a clip.
-    pub(crate) seq_len: usize,
+    pub(super) seq_len: usize,
     /// Layers that read one residual: a pair, or one.
-    pub(crate) together: usize,
+    pub(super) together: usize,
     /// Times that so many layers follow each other.
-    pub(crate) steps: usize,
-    pub(crate) d_model: usize,
-    pub(crate) d_inner: usize,
-    pub(crate) d_state: usize,
-    pub(crate) dt_rank: usize,
-    pub(crate) taps: usize,
+    pub(super) steps: usize,
+    pub(super) d_model: usize,
+    pub(super) d_inner: usize,
+    pub(super) d_state: usize,
+    pub(super) dt_rank: usize,
+    pub(super) taps: usize,
     /// Factor on the sum of two directions.
-    pub(crate) scale: f32,
+    pub(super) scale: f32,
     /// Of the first norm, and by what it is divided after every step.
-    pub(crate) eps: (f64, f64),
+    pub(super) eps: (f64, f64),
 }
 
 impl Sizes {
     /// # Errors
     /// When the kernels cannot take them.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         for (name, size) in [("d_model", self.d_model), ("d_inner", self.d_inner)] {
             ensure!(
                 size.is_multiple_of(4),
@@ -40,16 +42,16 @@ impl Sizes {
         Ok(())
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.batch * self.seq_len
     }
 
-    pub(crate) fn streams(&self) -> usize {
+    pub(super) fn streams(&self) -> usize {
         2 * self.together
     }
 
     /// Rows of a stream's x-projection.
-    pub(crate) fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.dt_rank + 2 * self.d_state
     }
 
@@ -74,12 +76,12 @@ impl Sizes {
     }
 
     /// Values of all packed parameters, those of the final norm at the end.
-    pub(crate) fn parameters(&self) -> usize {
+    pub(super) fn parameters(&self) -> usize {
         self.steps * self.lengths().iter().sum::<usize>() + 2 * self.d_model
     }
 
     /// Where the parameters of a step lie.
-    pub(crate) fn step(&self, step: usize) -> Parameters {
+    pub(super) fn step(&self, step: usize) -> Parameters {
         let lengths = self.lengths();
         let mut next = step * lengths.iter().sum::<usize>();
         let [
@@ -115,171 +117,139 @@ impl Sizes {
     }
 
     /// Where the final norm's weight lies, and its bias after it.
-    pub(crate) fn norm_f(&self) -> usize {
+    pub(super) fn norm_f(&self) -> usize {
         self.parameters() - 2 * self.d_model
     }
 }
 
 /// Places of the parameters of a step among all of them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parameters {
+pub(super) struct Parameters {
     /// `[together, d_model]`, and right after it `norm_bias`.
-    pub(crate) norm_weight: usize,
-    pub(crate) norm_bias: usize,
+    pub(super) norm_weight: usize,
+    pub(super) norm_bias: usize,
     /// `[together, 2 * d_inner, d_model]`
-    pub(crate) in_proj: usize,
+    pub(super) in_proj: usize,
     /// `[streams * d_inner, taps]`
-    pub(crate) conv_weight: usize,
-    pub(crate) conv_bias: usize,
+    pub(super) conv_weight: usize,
+    pub(super) conv_bias: usize,
     /// `[streams, dt_rank + 2 * d_state, d_inner]`
-    pub(crate) x_proj: usize,
+    pub(super) x_proj: usize,
     /// `[streams, d_inner, dt_rank]`
-    pub(crate) dt_proj: usize,
-    pub(crate) dt_bias: usize,
+    pub(super) dt_proj: usize,
+    pub(super) dt_bias: usize,
     /// `[streams * d_inner, d_state]`
-    pub(crate) a_log: usize,
-    pub(crate) d_skip: usize,
+    pub(super) a_log: usize,
+    pub(super) d_skip: usize,
     /// `[together, d_model, d_inner]`
-    pub(crate) out_proj: usize,
+    pub(super) out_proj: usize,
 }
 
 /// What a step keeps for its backward pass.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kept {
+pub(super) struct Kept {
     /// `[rows, d_model]`, what the step reads.
-    pub(crate) rho: usize,
+    pub(super) rho: usize,
     /// `[together, rows, d_model]`
-    pub(crate) hidden: usize,
+    pub(super) hidden: usize,
     /// `[rows, together * d_inner]`
-    pub(crate) x: usize,
-    pub(crate) z: usize,
+    pub(super) x: usize,
+    pub(super) z: usize,
     /// `[rows, streams * d_inner]`
-    pub(crate) u: usize,
-    pub(crate) delta: usize,
+    pub(super) u: usize,
+    pub(super) delta: usize,
     /// `[rows, streams * dt_rank]`
-    pub(crate) rank: usize,
+    pub(super) rank: usize,
     /// `[rows, streams * d_state]`
-    pub(crate) b: usize,
-    pub(crate) c: usize,
+    pub(super) b: usize,
+    pub(super) c: usize,
     /// `[streams * d_inner, d_state]`
-    pub(crate) a: usize,
+    pub(super) a: usize,
     /// `[rows, together * d_inner]`
-    pub(crate) y: usize,
+    pub(super) y: usize,
 }
 
 /// How much room the backward pass needs for what its kernels leave in parts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts {
+pub(super) struct Parts {
     /// Of channels, in a scan.
-    pub(crate) scan: usize,
+    pub(super) scan: usize,
     /// Values of the states of a scan.
-    pub(crate) states: usize,
+    pub(super) states: usize,
     /// Of tokens, in a convolution.
-    pub(crate) conv: usize,
+    pub(super) conv: usize,
     /// Of rows, in a norm.
-    pub(crate) norm: usize,
+    pub(super) norm: usize,
 }
 
 /// Places in the memory that one pass forward and back needs.
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
-    pub(crate) parameters: usize,
-    pub(crate) gradients: usize,
-    pub(crate) kept: Vec<Kept>,
+pub(super) struct Places {
+    pub(super) parameters: usize,
+    pub(super) gradients: usize,
+    pub(super) kept: Vec<Kept>,
     /// `[rows, d_model]`: after the last step, and after each of the final norms.
-    pub(crate) rho: usize,
-    pub(crate) once: usize,
-    pub(crate) twice: usize,
+    pub(super) rho: usize,
+    pub(super) once: usize,
+    pub(super) twice: usize,
     /// Gradients of the residual, of what comes out of each final norm, of what a step keeps.
-    pub(crate) grad_rho: usize,
-    pub(crate) grad_once: usize,
-    pub(crate) grad_twice: usize,
-    pub(crate) grad_hidden: usize,
-    pub(crate) grad_x: usize,
-    pub(crate) grad_z: usize,
-    pub(crate) grad_u: usize,
-    pub(crate) grad_delta: usize,
-    pub(crate) grad_rank: usize,
-    pub(crate) grad_b: usize,
-    pub(crate) grad_c: usize,
-    pub(crate) grad_y: usize,
+    pub(super) grad_rho: usize,
+    pub(super) grad_once: usize,
+    pub(super) grad_twice: usize,
+    pub(super) grad_hidden: usize,
+    pub(super) grad_x: usize,
+    pub(super) grad_z: usize,
+    pub(super) grad_u: usize,
+    pub(super) grad_delta: usize,
+    pub(super) grad_rank: usize,
+    pub(super) grad_b: usize,
+    pub(super) grad_c: usize,
+    pub(super) grad_y: usize,
     /// Sums in parts.
-    pub(crate) parts_of_z: usize,
-    pub(crate) parts_of_a: usize,
-    pub(crate) parts_of_b: usize,
-    pub(crate) parts_of_c: usize,
-    pub(crate) parts_of_d_skip: usize,
-    pub(crate) parts_of_dt_bias: usize,
-    pub(crate) parts_of_conv_weight: usize,
-    pub(crate) parts_of_conv_bias: usize,
-    pub(crate) parts_of_norm: usize,
-    pub(crate) statistics: usize,
-    pub(crate) states: usize,
+    pub(super) parts_of_z: usize,
+    pub(super) parts_of_a: usize,
+    pub(super) parts_of_b: usize,
+    pub(super) parts_of_c: usize,
+    pub(super) parts_of_d_skip: usize,
+    pub(super) parts_of_dt_bias: usize,
+    pub(super) parts_of_conv_weight: usize,
+    pub(super) parts_of_conv_bias: usize,
+    pub(super) parts_of_norm: usize,
+    pub(super) statistics: usize,
+    pub(super) states: usize,
     /// All values.
-    pub(crate) len: usize,
-}
-
-/// Hands out places, each at a multiple of 256 bytes.
-struct Room {
-    len: usize,
-}
-
-impl Room {
-    fn take(&mut self, len: usize) -> usize {
-        let place = self.len;
-        self.len += len.next_multiple_of(64);
-        place
-    }
+    pub(super) len: usize,
 }
 
 impl Places {
-    /// Of a forward pass, and of the backward pass after it unless `parts` is absent.
-    pub(crate) fn new(sizes: &Sizes, parts: Option<&Parts>) -> Self {
+    pub(super) fn new(sizes: &Sizes, parts: &Parts) -> Self {
         let &Sizes { batch, together, d_model, d_inner, d_state, dt_rank, taps, .. } = sizes;
         let (rows, streams) = (sizes.rows(), sizes.streams());
         let channels = streams * d_inner;
-        let mut room = Room { len: 0 };
-        let parameters = room.take(sizes.parameters());
-        // Without a backward pass every step may write over what the one before kept, but the residual,
-        // which two places hold in turns.
-        let residuals = [room.take(rows * d_model), room.take(rows * d_model)];
-        let kept = |room: &mut Room, rho: usize| Kept {
-            rho,
-            hidden: room.take(together * rows * d_model),
-            x: room.take(rows * together * d_inner),
-            z: room.take(rows * together * d_inner),
-            u: room.take(rows * channels),
-            delta: room.take(rows * channels),
-            rank: room.take(rows * streams * dt_rank),
-            b: room.take(rows * streams * d_state),
-            c: room.take(rows * streams * d_state),
-            a: room.take(channels * d_state),
-            y: room.take(rows * together * d_inner),
-        };
-        let kept: Vec<Kept> = if parts.is_some() {
-            let mut steps = Vec::with_capacity(sizes.steps);
-            for step in 0..sizes.steps {
-                let rho = if step == 0 { residuals[0] } else { room.take(rows * d_model) };
-                steps.push(kept(&mut room, rho));
-            }
-            steps
-        } else {
-            let shared = kept(&mut room, residuals[0]);
-            (0..sizes.steps).map(|step| Kept { rho: residuals[step % 2], ..shared }).collect()
-        };
-        let rho = if parts.is_some() { residuals[1] } else { residuals[sizes.steps % 2] };
-        let once = room.take(rows * d_model);
-        let twice = room.take(rows * d_model);
-        let none = Parts { scan: 0, states: 0, conv: 0, norm: 0 };
-        let back = parts.is_some();
-        let parts = parts.unwrap_or(&none);
-        let mut take = |len: usize| if back { room.take(len) } else { 0 };
+        let mut room = Room::default();
+        let mut take = |len: usize| room.take(len);
+        let parameters = take(sizes.parameters());
+        let kept = (0..sizes.steps)
+            .map(|_| Kept {
+                rho: take(rows * d_model),
+                hidden: take(together * rows * d_model),
+                x: take(rows * together * d_inner),
+                z: take(rows * together * d_inner),
+                u: take(rows * channels),
+                delta: take(rows * channels),
+                rank: take(rows * streams * dt_rank),
+                b: take(rows * streams * d_state),
+                c: take(rows * streams * d_state),
+                a: take(channels * d_state),
+                y: take(rows * together * d_inner),
+            })
+            .collect();
         let mut places = Self {
             parameters,
             kept,
-            rho,
-            once,
-            twice,
+            rho: take(rows * d_model),
+            once: take(rows * d_model),
+            twice: take(rows * d_model),
             gradients: take(sizes.parameters()),
             grad_rho: take(rows * d_model),
             grad_once: take(rows * d_model),
@@ -312,7 +282,7 @@ impl Places {
     }
 
     /// The packed gradients.
-    pub(crate) fn gradients(&self, sizes: &Sizes) -> Range<usize> {
+    pub(super) fn gradients(&self, sizes: &Sizes) -> Range<usize> {
         self.gradients..self.gradients + sizes.parameters()
     }
 }
@@ -334,7 +304,6 @@ mod tests {
         scale: 0.5,
         eps: (1e-5, 4.0),
     };
-    const PARTS: Parts = Parts { scan: 1, states: 10, conv: 2, norm: 1 };
 
     #[test]
     fn steps_follow_each_other_and_the_final_norm_comes_last() {
@@ -343,21 +312,6 @@ mod tests {
         assert_eq!(SIZES.step(3).norm_weight, SIZES.norm_f());
         assert_eq!(SIZES.step(2).norm_weight, step.out_proj + 2 * 8 * 16);
         assert_eq!(SIZES.parameters(), SIZES.norm_f() + 16);
-    }
-
-    #[test]
-    fn the_forward_pass_alone_needs_little() {
-        let (alone, both) = (Places::new(&SIZES, None), Places::new(&SIZES, Some(&PARTS)));
-        assert!(alone.len < both.len / 2, "{} of {}", alone.len, both.len);
-        let residual =
-            |places: &Places| places.kept.iter().map(|kept| kept.rho).collect::<Vec<_>>();
-        let of = residual(&alone);
-        assert_eq!((of[0], of[1]), (of[2], alone.rho), "the two places take turns");
-        let mut of = residual(&both);
-        of.push(both.rho);
-        of.sort_unstable();
-        of.dedup();
-        assert_eq!(of.len(), 4, "no residual is written over");
     }
 
     #[test]
