@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     augment::{self, Frames},
+    gpu::Gpu,
     loss::loss,
     network::Network,
     optimizer::{Optimizer, clip},
@@ -162,9 +163,20 @@ impl Trainer {
 
     /// Clips of a part, which the network alone decides: sums are the same on any machine's threads.
     fn part(&self) -> usize {
-        let (rows, columns) = self.network.grid();
-        let values = (1 + rows * columns) * self.network.config().d_inner;
-        (PART_VALUES / values).clamp(1, PART)
+        let (config, seq_len) = (self.network.config(), self.network.seq_len());
+        match self.network.gpu() {
+            Some(_) => Gpu::part(config.kept(seq_len)),
+            None => (PART_VALUES / config.widest(seq_len)).clamp(1, PART),
+        }
+    }
+
+    /// Threads that take parts, and threads that prepare the clips of a part: a GPU takes one part at a
+    /// time, and waits for its clips.
+    fn threads(&self) -> (NonZeroUsize, NonZeroUsize) {
+        match self.network.gpu() {
+            Some(_) => (NonZeroUsize::MIN, self.threads),
+            None => (self.threads, NonZeroUsize::MIN),
+        }
     }
 
     /// Indices of the clips of each step of the epoch under way.
@@ -191,14 +203,17 @@ impl Trainer {
     /// The loss of a part, and how many of its clips are right.
     fn measure(&self, data: &Data, part: &[usize]) -> Result<Measured> {
         let front_end = &self.network.recipe().front_end;
-        let n_classes = self.network.config().n_classes.unwrap_or(0);
-        let (mut fbanks, mut targets) = (Vec::new(), Vec::new());
-        for &index in part {
-            let mut random = self.random(CLIP, index);
-            let (fbank, target) = self.example(data, index, n_classes, &mut random);
-            fbanks.extend(fbank);
-            targets.extend(target);
-        }
+        let n_classes = self.network.sizes().n_classes.unwrap_or(0);
+        let examples = Mutex::new(vec![Default::default(); part.len()]);
+        in_parallel(part.len(), self.threads().1, |place| {
+            let mut random = self.random(CLIP, part[place]);
+            let example = self.example(data, part[place], n_classes, &mut random);
+            examples.lock().unwrap_or_else(PoisonError::into_inner)[place] = example;
+            Ok(())
+        })?;
+        let examples = examples.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (fbanks, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
+        let (fbanks, targets) = (fbanks.concat(), targets.concat());
         let shape = (part.len(), front_end.n_frames, front_end.n_mels);
         let logits = self.network.logits(&Tensor::from_vec(fbanks, shape, &Device::Cpu)?)?;
         let right = logits.to_vec2::<f32>()?.iter().zip(targets.chunks(n_classes.max(1))).fold(
@@ -270,7 +285,7 @@ impl Trainer {
             added: 0,
             early: BTreeMap::new(),
         });
-        in_parallel(parts.len(), self.threads, |index| {
+        in_parallel(parts.len(), self.threads().0, |index| {
             let part = parts[index];
             let Measured { loss, others } = objective(part)?;
             let store = loss.backward()?;
@@ -360,7 +375,7 @@ impl Trainer {
         let front_end = &self.network.recipe().front_end;
         let parts: Vec<&[Example]> = clips.chunks(self.part()).collect();
         let rows = Mutex::new(vec![Vec::new(); parts.len()]);
-        in_parallel(parts.len(), self.threads, |index| {
+        in_parallel(parts.len(), self.threads().0, |index| {
             let fbanks: Vec<f32> = parts[index]
                 .iter()
                 .flat_map(|clip| augment::plain(&clip.frames, front_end))

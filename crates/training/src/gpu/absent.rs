@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use ssamba_model::Weights;
+use ssamba_model_common::{PatchEmbed, Recipe};
+
+use crate::architecture::Weights;
 
 /// A GPU, of which there is none in this build.
 #[derive(Debug)]
@@ -29,24 +31,11 @@ impl Gpu {
         1
     }
 
-    pub(crate) fn encode(
-        self: &Arc<Self>,
-        _: &Tensor,
-        _: &Weights,
-        _: bool,
-        _: bool,
-    ) -> Result<Tensor> {
+    pub(crate) fn encode(self: &Arc<Self>, _: &Tensor, _: &Weights, _: &Recipe) -> Result<Tensor> {
         match **self {}
     }
 
-    pub(crate) fn project(
-        self: &Arc<Self>,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: (usize, usize),
-        _: (usize, usize),
-    ) -> Result<Tensor> {
+    pub(crate) fn project(self: &Arc<Self>, _: &Tensor, _: &PatchEmbed) -> Result<Tensor> {
         match **self {}
     }
 }

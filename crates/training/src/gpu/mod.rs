@@ -19,11 +19,12 @@ use std::{
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use ssamba_cuda::{Blas, Device, Memory};
-use ssamba_model::{Weights, weights::LayerWeights};
+use ssamba_model_common::{PatchEmbed, PatchWeights, Recipe};
 use ssamba_scan::cuda::{INFERENCE, PatchSizes, TRAINING};
 
 use run::{Layers, Run};
-use ssamba_layout::Sizes;
+
+use crate::architecture::Weights;
 
 /// A GPU that networks are trained on.
 pub struct Gpu {
@@ -43,7 +44,8 @@ struct State {
     free: Vec<Memory>,
 }
 
-/// Values that parts of a batch may keep for the backward pass; a batch that would keep more is cut.
+/// Values that a part of a batch may keep for its backward pass: 4 GiB. The network alone decides, so
+/// that sums are the same on any GPU of a kind.
 const PART_VALUES: usize = 1 << 30;
 
 impl Gpu {
@@ -67,13 +69,12 @@ impl Gpu {
         self.devices.training.name()
     }
 
-    /// Clips that a part of a batch may have when each keeps so many values of a layer.
+    /// Clips that a part of a batch may have when the layers keep so many values of each.
     pub(crate) fn part(values: usize) -> usize {
         (PART_VALUES / values.max(1)).max(1)
     }
 
-    /// Tokens with positions `[batch, seq_len, d_model]` to those after the second final norm; `halve`
-    /// and `pairwise` are the recipe's.
+    /// Tokens with positions `[batch, seq_len, d_model]` to those after the last norm.
     ///
     /// # Errors
     /// When the sizes are beyond what the kernels take, or what the device says.
@@ -81,53 +82,41 @@ impl Gpu {
         self: &Arc<Self>,
         tokens: &Tensor,
         weights: &Weights,
-        halve: bool,
-        pairwise: bool,
+        recipe: &Recipe,
     ) -> Result<Tensor> {
-        let config = &weights.config;
-        let (batch, seq_len, d_model) = tokens.dims3()?;
-        let together = if pairwise { 2 } else { 1 };
-        let sizes = Sizes {
-            batch,
-            seq_len,
-            together,
-            steps: weights.layers.len() / together,
-            d_model,
-            d_inner: config.d_inner,
-            d_state: config.d_state,
-            dt_rank: config.dt_rank,
-            taps: config.d_conv,
-            scale: if halve { 0.5 } else { 1.0 },
-            eps: (ssamba_model::NORM_EPS, if pairwise { 4.0 } else { 1.0 }),
+        let (batch, seq_len, _) = tokens.dims3()?;
+        let (layers, packed): (Box<dyn Layers>, Tensor) = match weights {
+            Weights::Ssamba(weights) => {
+                let sizes = ssamba_layout::Sizes::new(batch, seq_len, weights, recipe);
+                let packed =
+                    packed(&ssamba::parameters(weights, sizes.together), sizes.parameters())?;
+                (Box::new(ssamba::Encoder::new(sizes, &self.devices)?), packed)
+            }
+            Weights::Ssast(weights) => {
+                let sizes = ssast::Sizes::new(batch, seq_len, weights);
+                let packed = packed(&ssast::parameters(weights), sizes.parameters())?;
+                (Box::new(ssast::Blocks::new(sizes)?), packed)
+            }
         };
-        sizes.check()?;
-        let packed = packed(weights, together)?;
-        ensure!(
-            packed.elem_count() == sizes.parameters(),
-            "{} parameters for an encoder of {}",
-            packed.elem_count(),
-            sizes.parameters()
-        );
-        Ok(tokens.contiguous()?.apply_op2(&packed, node::Encode::new(self, sizes))?)
+        Ok(tokens.contiguous()?.apply_op2(&packed, node::Encode::new(self, layers))?)
     }
 
-    /// `fbank` `[batch, n_frames, n_mels]` to patch tokens `[batch, patches, d_model]`, with `weight`
-    /// `[d_model, patch_f, patch_t]` and `bias` `[d_model]`. It has no gradient for `fbank`.
+    /// `fbank` `[batch, n_frames, n_mels]` to patch tokens `[batch, patches, d_model]`. It has no gradient
+    /// for `fbank`.
     ///
     /// # Errors
     /// What the device says.
-    pub(crate) fn project(
-        self: &Arc<Self>,
-        fbank: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        grid: (usize, usize),
-        stride: (usize, usize),
-    ) -> Result<Tensor> {
+    pub(crate) fn project(self: &Arc<Self>, fbank: &Tensor, embed: &PatchEmbed) -> Result<Tensor> {
         let (batch, n_frames, n_mels) = fbank.dims3()?;
+        let PatchWeights { weight, bias, .. } = embed.weights();
         let (_, patch_f, patch_t) = weight.dims3()?;
-        let input = (n_frames, n_mels);
-        let sizes = PatchSizes { batch, input, grid, patch: (patch_f, patch_t), stride };
+        let sizes = PatchSizes {
+            batch,
+            input: (n_frames, n_mels),
+            grid: embed.grid(),
+            patch: (patch_f, patch_t),
+            stride: embed.stride(),
+        };
         let project = patches::Project::new(self, sizes);
         Ok(fbank.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, project)?)
     }
@@ -169,32 +158,11 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// All parameters of the encoder in the order of [`layout::Parameters`].
-fn packed(weights: &Weights, together: usize) -> Result<Tensor> {
-    let mut parts: Vec<Tensor> = Vec::new();
-    for layers in weights.layers.chunks_exact(together) {
-        let streams =
-            || layers.iter().flat_map(|layer| [&layer.mixer.forward, &layer.mixer.reverse]);
-        let mut add = |tensors: &mut dyn Iterator<Item = &Tensor>| -> Result<()> {
-            for tensor in tensors {
-                parts.push(tensor.flatten_all()?);
-            }
-            Ok(())
-        };
-        let of = |take: fn(&LayerWeights) -> &Tensor| layers.iter().map(take);
-        add(&mut of(|layer| &layer.norm.weight))?;
-        add(&mut layers.iter().filter_map(|layer| layer.norm.bias.as_ref()))?;
-        add(&mut of(|layer| &layer.mixer.in_proj))?;
-        add(&mut streams().map(|stream| &stream.conv_weight))?;
-        add(&mut streams().map(|stream| &stream.conv_bias))?;
-        add(&mut streams().map(|stream| &stream.x_proj))?;
-        add(&mut streams().map(|stream| &stream.dt_proj))?;
-        add(&mut streams().map(|stream| &stream.dt_bias))?;
-        add(&mut streams().map(|stream| &stream.a_log))?;
-        add(&mut streams().map(|stream| &stream.d_skip))?;
-        add(&mut of(|layer| &layer.mixer.out_proj))?;
-    }
-    parts.push(weights.norm_f.weight.clone());
-    parts.extend(weights.norm_f.bias.clone());
-    Ok(Tensor::cat(&parts, 0)?)
+/// Tensors one after the other, so many values in all.
+fn packed(tensors: &[&Tensor], values: usize) -> Result<Tensor> {
+    let flat = tensors.iter().map(|tensor| tensor.flatten_all());
+    let packed = Tensor::cat(&flat.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+    let got = packed.elem_count();
+    ensure!(got == values, "{got} parameters for layers of {values}");
+    Ok(packed)
 }

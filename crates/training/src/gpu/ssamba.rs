@@ -5,8 +5,9 @@
 //! streams. The residual is the folded one: a step adds what its layers put out.
 
 use anyhow::Result;
+use candle_core::Tensor;
 use ssamba_cuda::Matrix;
-use ssamba_model::NORM_EPS;
+use ssamba_model::{NORM_EPS, Weights, weights::LayerWeights};
 use ssamba_scan::{
     Activation, Combine,
     cuda::{
@@ -24,6 +25,30 @@ use super::{
 /// Directions of the streams of a step: of a layer, and of a pair, whose second layer sees the tokens
 /// from the last to the first.
 const REVERSE: [bool; 4] = [false, true, true, false];
+
+/// All parameters of the layers in the order of [`Parameters`], then those of the final norm.
+pub(super) fn parameters(weights: &Weights, together: usize) -> Vec<&Tensor> {
+    let mut tensors = Vec::new();
+    for layers in weights.layers.chunks_exact(together) {
+        let streams =
+            || layers.iter().flat_map(|layer| [&layer.mixer.forward, &layer.mixer.reverse]);
+        let of = |take: fn(&LayerWeights) -> &Tensor| layers.iter().map(take);
+        tensors.extend(of(|layer| &layer.norm.weight));
+        tensors.extend(layers.iter().filter_map(|layer| layer.norm.bias.as_ref()));
+        tensors.extend(of(|layer| &layer.mixer.in_proj));
+        tensors.extend(streams().map(|stream| &stream.conv_weight));
+        tensors.extend(streams().map(|stream| &stream.conv_bias));
+        tensors.extend(streams().map(|stream| &stream.x_proj));
+        tensors.extend(streams().map(|stream| &stream.dt_proj));
+        tensors.extend(streams().map(|stream| &stream.dt_bias));
+        tensors.extend(streams().map(|stream| &stream.a_log));
+        tensors.extend(streams().map(|stream| &stream.d_skip));
+        tensors.extend(of(|layer| &layer.mixer.out_proj));
+    }
+    tensors.push(&weights.norm_f.weight);
+    tensors.extend(&weights.norm_f.bias);
+    tensors
+}
 
 /// The calls of one size of input.
 pub(super) struct Encoder {

@@ -4,6 +4,8 @@
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use ssamba_model::{NORM_EPS, Weights};
+use ssamba_model_common::Recipe;
 
 use super::run::Room;
 
@@ -30,6 +32,24 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    pub(super) fn new(batch: usize, seq_len: usize, weights: &Weights, recipe: &Recipe) -> Self {
+        let config = &weights.config;
+        let together = if recipe.pairwise { 2 } else { 1 };
+        Self {
+            batch,
+            seq_len,
+            together,
+            steps: weights.layers.len() / together,
+            d_model: config.d_model,
+            d_inner: config.d_inner,
+            d_state: config.d_state,
+            dt_rank: config.dt_rank,
+            taps: config.d_conv,
+            scale: if recipe.halve { 0.5 } else { 1.0 },
+            eps: (NORM_EPS, if recipe.pairwise { 4.0 } else { 1.0 }),
+        }
+    }
+
     /// # Errors
     /// When the kernels cannot take them.
     pub(super) fn check(&self) -> Result<()> {

@@ -2,9 +2,10 @@
 //! Attention is computed in full, head by head for all clips at once.
 
 use anyhow::{Result, ensure};
+use candle_core::Tensor;
 use ssamba_cuda::Matrix;
 use ssamba_scan::cuda::{Bias, Gelu, Norm, Softmax, SumPlan};
-use ssamba_ssast::{HEAD_WIDTH, NORM_EPS};
+use ssamba_ssast::{HEAD_WIDTH, NORM_EPS, Weights};
 
 use super::run::{Layers, Room, Run};
 
@@ -78,6 +79,12 @@ pub(super) struct Blocks {
 }
 
 impl Sizes {
+    pub(super) fn new(batch: usize, seq_len: usize, weights: &Weights) -> Self {
+        let config = &weights.config;
+        let (depth, d_model, d_mlp) = (config.depth, config.d_model, config.d_mlp);
+        Self { batch, seq_len, depth, d_model, d_mlp }
+    }
+
     fn rows(&self) -> usize {
         self.batch * self.seq_len
     }
@@ -119,6 +126,24 @@ impl Sizes {
             });
         Parameters { norm1, qkv, qkv_bias, proj, proj_bias, norm2, fc1, fc1_bias, fc2, fc2_bias }
     }
+}
+
+/// All parameters of the blocks in the order of [`Parameters`], then those of the final norm.
+pub(super) fn parameters(weights: &Weights) -> Vec<&Tensor> {
+    let mut tensors = Vec::new();
+    for block in &weights.blocks {
+        let (attention, mlp) = (&block.attention, &block.mlp);
+        tensors.push(&block.norm1.weight);
+        tensors.extend(&block.norm1.bias);
+        tensors.extend([&attention.qkv, &attention.qkv_bias]);
+        tensors.extend([&attention.proj, &attention.proj_bias]);
+        tensors.push(&block.norm2.weight);
+        tensors.extend(&block.norm2.bias);
+        tensors.extend([&mlp.fc1, &mlp.fc1_bias, &mlp.fc2, &mlp.fc2_bias]);
+    }
+    tensors.push(&weights.norm.weight);
+    tensors.extend(&weights.norm.bias);
+    tensors
 }
 
 impl Blocks {
