@@ -26,6 +26,7 @@ pub use function::{IR_VERSION, OPSET, scan_model};
 pub use inspect::{Inspection, inspect};
 pub use lower::ssast::attention::Attention;
 pub use lower::{front_end::front_end_model, walks::recurrence_model};
-pub use network::{Architecture, Network, Weights};
+pub use network::{Network, Weights};
 pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;
+pub use ssamba_model_common::Architecture;

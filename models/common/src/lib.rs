@@ -5,6 +5,7 @@
 //! `src/models/both_models.py`, after YuanGongND/ssast@a1a3eec); only what stands between the tokens
 //! and the final norm differs.
 
+mod architecture;
 pub mod checkpoint;
 pub mod hashed;
 pub mod head;
@@ -20,6 +21,7 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 
 pub use crate::{
+    architecture::Architecture,
     checkpoint::Checkpoint,
     layers::{HeadWeights, NORM_EPS, NormKind, NormWeights},
     patch_embed::{PatchEmbed, PatchWeights},
