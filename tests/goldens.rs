@@ -247,8 +247,7 @@ fn pretraining_losses_of_the_trainer() {
     let checkpoint = golden.checkpoint();
     let recipe =
         Recipe::parse("frames = 256\nmean = 0.0\nstd = 0.5\nstride = [16, 16]\n", "").unwrap();
-    let config = Weights::load(&checkpoint).unwrap().config;
-    let network = Network::to_pretrain(config, recipe, checkpoint.tensors).unwrap();
+    let network = Network::to_pretrain(&checkpoint, recipe).unwrap();
     let index = golden.tensor("index").to_vec2::<i64>().unwrap();
     let index: Vec<Vec<u32>> =
         index.iter().map(|row| row.iter().map(|&patch| patch as u32).collect()).collect();

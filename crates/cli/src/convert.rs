@@ -52,6 +52,14 @@ impl From<Arch> for Architecture {
     }
 }
 
+/// The tokens in front of the patches, in words.
+pub fn class_tokens(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Ssamba => "the class token",
+        Architecture::Ssast => "the class and distillation tokens",
+    }
+}
+
 /// A checkpoint, understood.
 pub struct Source {
     pub network: Network,

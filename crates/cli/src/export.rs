@@ -12,7 +12,7 @@ use ssamba_onnx::Architecture;
 use crate::{
     Answer,
     calibrate::{self, Calibration},
-    convert::{RecipeArgs, Source, self_test, sha256, write_whole},
+    convert::{RecipeArgs, Source, class_tokens, self_test, sha256, write_whole},
     targets::Target,
     terminal,
 };
@@ -301,10 +301,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     let sizes = network.sizes();
     let (rows, columns) = network.grid();
     let recipe = network.recipe();
-    let class_tokens = match network.architecture() {
-        Architecture::Ssamba => "the class token",
-        Architecture::Ssast => "the class and distillation tokens",
-    };
+    let class_tokens = class_tokens(network.architecture());
     terminal::note(format!("wrote       {}", args.output.display()));
     terminal::note(format!("network     {}", network.architecture()));
     terminal::note(format!("recipe      {} ({})", recipe.name, source.recipe_origin));

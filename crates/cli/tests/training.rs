@@ -237,6 +237,69 @@ fn a_pretrained_encoder_is_a_start() {
     assert!(stderr(&output).contains("puts out embeddings"), "{}", stderr(&output));
 }
 
+/// From scratch, from a pretraining file and from a trained one; what comes out is exported.
+#[test]
+fn the_transformer_is_trained_by_the_same_commands() {
+    let folder = workshop();
+    let command = |arguments: &[&str]| {
+        let output = ssamba_edge(folder.path(), arguments);
+        done(&output);
+        stderr(&output)
+    };
+    let sizes = ["--arch", "ssast", "--embed-dim", "64", "--depth", "2", "--patch", "64x8"];
+    let words = command(
+        &[
+            &["train", "clips.csv", "--from", "scratch", "--recipe", "micro.toml", "-o", "run"][..],
+            &sizes,
+            &["--epochs", "15", "--batch", "2", "--rate", "0.001"],
+        ]
+        .concat(),
+    );
+    assert!(words.contains("network     ssast, "), "{words}");
+    assert!(
+        words.contains("tokens      14 (2 x 6 patches of 64 x 8 and the class and dis"),
+        "{words}"
+    );
+    command(&["export", "run/last.safetensors", "-o", "tones.onnx", "--arch", "ssast"]);
+    for model in ["run/last.safetensors", "tones.onnx"] {
+        if model.ends_with(".onnx") && !cfg!(feature = "tract") {
+            continue;
+        }
+        let output = ssamba_edge(
+            folder.path(),
+            &["eval", model, "clips.csv", "--split", "testing", "--json"],
+        );
+        let report: Value = serde_json::from_str(&done(&output)).unwrap();
+        assert_eq!(report["accuracy"], 1.0, "{model}: {report}\n{words}");
+    }
+
+    let masks = ["--frames", "48", "--mask", "5", "--cluster", "1x2", "--plan", "cosine"];
+    let start = ["pretrain", "clips", "-o", "pre", "--epochs", "2"];
+    command(&[&start[..], &sizes, &masks].concat());
+    // Twice the patches over time: positions are resampled.
+    let recipe = "frames = 48\nmean = -7.0\nstd = 4.0\nstride = [64, 4]\n";
+    fs::write(folder.path().join("dense.toml"), recipe).unwrap();
+    let from = ["train", "clips.csv", "--epochs", "1", "--arch", "ssast"];
+    let words = command(
+        &[&from[..], &["--from", "pre/best.safetensors", "--recipe", "dense.toml", "-o", "tuned"]]
+            .concat(),
+    );
+    assert!(words.contains("tokens      24 (2 x 11 patches"), "{words}");
+    command(&["pretrain", "clips", "--from", "pre/best.safetensors", "--mask", "5", "-o", "on"]);
+
+    for (arguments, needle) in [
+        (&["--from", "scratch", "--embed-dim", "96"][..], "expected a multiple of it"),
+        (&["--from", "run/best.safetensors", "--depth", "2"], "has its own sizes"),
+    ] {
+        let output = ssamba_edge(folder.path(), &[&from, arguments, &["-o", "no"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(needle), "{arguments:?}: {}", stderr(&output));
+    }
+    let from = ["train", "clips.csv", "--arch", "ssamba", "--from", "run/best.safetensors"];
+    let output = ssamba_edge(folder.path(), &[&from[..], &["-o", "no"]].concat());
+    assert!(stderr(&output).contains("not of ssamba as asked"), "{}", stderr(&output));
+}
+
 #[test]
 fn what_cannot_be_trained_is_said_before_anything_is_written() {
     let folder = workshop();
@@ -256,6 +319,7 @@ fn what_cannot_be_trained_is_said_before_anything_is_written() {
         (&["clips.csv", "--from", "clips.csv"], "clips.csv: not a checkpoint"),
         (&["clips.csv", "--from", "scratch", "--patch", "16"], "--patch takes mel bins and frames"),
         (&["clips.csv", "--from", "scratch", "--depth", "3"], "3 layers, an odd number"),
+        (&["clips", "--from", "scratch", "--validation", "1.5"], "a share from 0 to 1"),
         (&["clips.csv", "--from", "scratch", "--resume"], "run: no state of a run to resume"),
     ] {
         let output = ssamba_edge(folder.path(), &[&["train"], arguments, &["-o", "run"]].concat());

@@ -1,81 +1,116 @@
-//! Initial values, as upstream draws them: hustvl/Vim@6143d07 `vim/models_mamba.py:179-222,345-366` and
-//! `mamba-1p1p1/mamba_ssm/modules/mamba_simple.py:94-165`. Two quirks are kept: the reverse
-//! direction's step projection has none of the special values of the other, and out-projections are
-//! divided by the square root of the depth.
+//! Initial values: how they are drawn, and those of the parameters that both networks have.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use ssamba_model::Config;
+use ssamba_model_common::Sizes;
 
 use crate::random::Random;
 
-/// A number for a name, so that each parameter has draws of its own.
-pub(crate) fn purpose(name: &str) -> u64 {
+/// How the values of a parameter begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Initial {
+    /// All the same.
+    Constant(f32),
+    /// Of mean 0 and this deviation.
+    Normal(f64),
+    /// Uniform within this bound.
+    Uniform(f64),
+    /// `ln(1), ln(2), ..` in every row.
+    Logarithms,
+    /// What softplus turns into steps from 0.001 to 0.1, uniform in their logarithm.
+    Steps,
+}
+
+impl Initial {
+    /// The values of a parameter, which has draws of its own.
+    pub(crate) fn tensor(self, name: &str, shape: &[usize], seed: u64) -> Result<Tensor> {
+        let count: usize = shape.iter().product();
+        let mut random = Random::new(seed, &[purpose(name)]);
+        let values: Vec<f32> = match self {
+            Self::Constant(value) => vec![value; count],
+            Self::Normal(deviation) => {
+                (0..count).map(|_| (deviation * random.normal()) as f32).collect()
+            }
+            Self::Uniform(bound) => {
+                (0..count).map(|_| random.range(-bound, bound) as f32).collect()
+            }
+            Self::Logarithms => {
+                let width = shape.last().copied().unwrap_or(1);
+                (0..count).map(|i| ((i % width + 1) as f32).ln()).collect()
+            }
+            Self::Steps => (0..count)
+                .map(|_| {
+                    let dt = random.range(0.001_f64.ln(), 0.1_f64.ln()).exp().max(1e-4);
+                    // The inverse of softplus.
+                    (dt + (-(-dt).exp_m1()).ln()) as f32
+                })
+                .collect(),
+        };
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+}
+
+/// A number for a name.
+fn purpose(name: &str) -> u64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     })
 }
 
-/// Values uniform within `bound`.
-pub(crate) fn uniform(name: &str, shape: &[usize], bound: f64, seed: u64) -> Result<Tensor> {
-    let mut random = Random::new(seed, &[purpose(name)]);
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|_| random.range(-bound, bound) as f32).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-}
-
 /// Initial values for the names and shapes of `layout`.
 pub(crate) fn tensors(
     layout: &BTreeMap<String, Vec<usize>>,
-    config: &Config,
     seed: u64,
+    how: impl Fn(&str, &[usize]) -> Initial,
 ) -> Result<BTreeMap<String, Tensor>> {
     let fill = |(name, shape): (&String, &Vec<usize>)| -> Result<(String, Tensor)> {
-        Ok((name.clone(), tensor(name, shape, config, seed)?))
+        Ok((name.clone(), how(name, shape).tensor(name, shape, seed)?))
     };
     layout.iter().map(fill).collect()
 }
 
-fn tensor(name: &str, shape: &[usize], config: &Config, seed: u64) -> Result<Tensor> {
-    let count: usize = shape.iter().product();
-    let mut random = Random::new(seed, &[purpose(name)]);
-    let reciprocal_root = |fan_in: usize| (fan_in as f64).powf(-0.5);
-    let fan_in: usize = shape.get(1..).unwrap_or_default().iter().product();
+/// 1 over the square root.
+pub(crate) fn reciprocal_root(count: usize) -> f64 {
+    (count as f64).powf(-0.5)
+}
+
+/// PyTorch's default bound for a weight.
+pub(crate) fn default_bound(shape: &[usize]) -> f64 {
+    reciprocal_root(shape.get(1..).unwrap_or_default().iter().product())
+}
+
+/// Norms, tokens and positions as upstream draws them, and PyTorch's default for all others, whose
+/// bias goes by the inputs of its layer.
+pub(crate) fn shared(name: &str, shape: &[usize], sizes: Sizes) -> Initial {
     let leaf = name.rsplit('.').next().unwrap_or_default();
     let is_norm = name.contains("norm") || name.starts_with("mlp_head.0.");
-    let values: Vec<f32> = match leaf {
-        "A_log" | "A_b_log" => (0..count).map(|i| ((i % shape[1] + 1) as f32).ln()).collect(),
-        "D" | "D_b" => vec![1.0; count],
-        "weight" if is_norm => vec![1.0; count],
-        "bias" if is_norm || name.contains("dt_proj_b.") => vec![0.0; count],
-        "bias" if name.contains("dt_proj.") => (0..count)
-            .map(|_| {
-                let dt = random.range(0.001_f64.ln(), 0.1_f64.ln()).exp().max(1e-4);
-                // The inverse of softplus.
-                (dt + (-(-dt).exp_m1()).ln()) as f32
-            })
-            .collect(),
-        "cls_token" | "pos_embed" => (0..count)
-            // Upstream cuts the tails beyond 2, a hundred deviations away.
-            .map(|_| (0.02 * random.normal()) as f32)
-            .collect(),
-        _ => {
-            let bound = match leaf {
-                "weight" if name.contains(".out_proj.") => {
-                    reciprocal_root(fan_in) * reciprocal_root(config.depth)
-                }
-                "weight" => reciprocal_root(fan_in),
-                // PyTorch's default for a bias goes by the inputs of its layer.
-                _ if name.contains("patch_embed") => {
-                    reciprocal_root(config.patch_f * config.patch_t)
-                }
-                _ if name.contains("conv1d") => reciprocal_root(config.d_conv),
-                _ => reciprocal_root(config.d_model),
-            };
-            (0..count).map(|_| random.range(-bound, bound) as f32).collect()
+    match leaf {
+        "weight" if is_norm => Initial::Constant(1.0),
+        "bias" if is_norm => Initial::Constant(0.0),
+        // Upstream cuts the tails beyond 2, a hundred deviations away.
+        "cls_token" | "dist_token" | "pos_embed" => Initial::Normal(0.02),
+        "weight" => Initial::Uniform(default_bound(shape)),
+        _ if name.contains("patch_embed") => {
+            Initial::Uniform(reciprocal_root(sizes.patch_f * sizes.patch_t))
         }
-    };
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        _ => Initial::Uniform(reciprocal_root(sizes.d_model)),
+    }
+}
+
+/// Parameters of the two prediction heads and the mask token of pretraining, with initial values.
+pub(crate) fn pretraining_heads(sizes: Sizes, seed: u64) -> Result<BTreeMap<String, Tensor>> {
+    let Sizes { d_model, patch_f, patch_t, .. } = sizes;
+    let mut layout = BTreeMap::from([("mask_embed".to_owned(), vec![1, 1, d_model])]);
+    for head in ["cpredlayer", "gpredlayer"] {
+        for (layer, out) in [("0", d_model), ("2", patch_f * patch_t)] {
+            layout.insert(format!("{head}.{layer}.weight"), vec![out, d_model]);
+            layout.insert(format!("{head}.{layer}.bias"), vec![out]);
+        }
+    }
+    tensors(&layout, seed, |name, _| match name {
+        "mask_embed" => Initial::Normal(reciprocal_root(d_model)),
+        _ => Initial::Uniform(reciprocal_root(d_model)),
+    })
 }

@@ -1,10 +1,11 @@
-//! Trains SSAMBA in candle, on the scan's own kernels.
+//! Trains SSAMBA in candle, on the scan's own kernels, and SSAST, which it is compared with.
 //!
-//! [`Network`] holds official parameters as variables, in a folded form that trains better; its
-//! gradients come from candle's graph, in which a direction of a mixer is one node.
+//! [`Network`] holds official parameters as variables, those of SSAMBA in a folded form that trains
+//! better; its gradients come from candle's graph, in which a direction of a mixer is one node.
 //! [`Plan`] names a way to train, and [`Trainer`] takes its steps, with labels or, in [`pretrain`],
 //! without.
 
+mod architecture;
 pub mod augment;
 mod initial;
 pub mod loss;
@@ -17,7 +18,8 @@ mod random;
 pub mod score;
 mod trainer;
 
-pub use network::{Network, Tokens, folding};
+pub use architecture::{Config, folding};
+pub use network::{Network, Tokens};
 pub use plan::Plan;
 pub use pretrain::Masking;
 pub use random::Random;

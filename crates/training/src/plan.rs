@@ -4,7 +4,9 @@
 //! `src/finetune/*` and `src/pretrain`, with `src/traintest.py:52-104`.
 
 use serde::{Deserialize, Serialize};
-use ssamba_model::{Config, Recipe};
+use ssamba_model_common::{Architecture, Recipe, Sizes};
+
+use crate::architecture::Config;
 
 /// Everything that decides a run, besides data, seed and initial values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -203,26 +205,21 @@ impl Plan {
         }
     }
 
-    /// The network that a plan trains from scratch: recipe and sizes.
-    pub fn architecture(name: &str) -> Option<(Recipe, Config)> {
+    /// The network that a plan trains from scratch: recipe and sizes. SSAST has its published sizes, and in
+    /// our plans SSAMBA's width with the depth that comes nearest to its number of parameters.
+    pub fn network(name: &str, architecture: Architecture) -> Option<(Recipe, Config)> {
         let recipe = |text: &str| Recipe::parse(text, name).ok();
-        let (recipe, d_model, depth, patch) = match name {
-            "full-band" => (recipe(FULL_BAND)?, 64, 12, (128, 4)),
-            "nano" => (recipe(NANO)?, 64, 12, (16, 16)),
-            _ => (Recipe::built_in(name)?, 192, 24, (16, 16)),
+        let (recipe, d_model, depths, (patch_f, patch_t)) = match name {
+            "full-band" => (recipe(FULL_BAND)?, 64, [12, 10], (128, 4)),
+            "nano" => (recipe(NANO)?, 64, [12, 10], (16, 16)),
+            _ => (Recipe::built_in(name)?, 192, [24, 12], (16, 16)),
         };
-        let config = Config {
-            d_model,
-            depth,
-            d_inner: 2 * d_model,
-            d_state: 16,
-            d_conv: 4,
-            dt_rank: d_model.div_ceil(16),
-            patch_f: patch.0,
-            patch_t: patch.1,
-            n_classes: None,
+        let depth = match architecture {
+            Architecture::Ssamba => depths[0],
+            Architecture::Ssast => depths[1],
         };
-        Some((recipe, config))
+        let sizes = Sizes { d_model, depth, patch_f, patch_t, n_classes: None };
+        Some((recipe, Config::new(architecture, sizes)))
     }
 
     /// The rate of a step, counted from 0 over the whole run, before any plateau.
@@ -265,16 +262,41 @@ const NANO: &str = "frames = 128\nmean = -6.845978\nstd = 5.5654526\nstride = [1
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Network;
 
     #[test]
     fn every_plan_has_a_network() {
         for name in PLANS {
             let plan = Plan::named(name).unwrap();
             assert_eq!(plan.name, name);
-            let (recipe, config) = Plan::architecture(name).unwrap();
-            assert!(recipe.grid(&config).unwrap().1 > 1, "{name}");
+            for architecture in [Architecture::Ssamba, Architecture::Ssast] {
+                let (recipe, config) = Plan::network(name, architecture).unwrap();
+                assert_eq!(config.architecture(), architecture);
+                assert!(recipe.grid(&config).unwrap().1 > 1, "{name}");
+            }
         }
         assert_eq!(Plan::named("nono"), None);
+    }
+
+    /// With as many classes as keywords: how many parameters there are, and that a layer more or less
+    /// would be farther from SSAMBA.
+    #[test]
+    fn the_two_networks_of_our_plans_are_of_one_size() {
+        let parameters = |recipe: &Recipe, config: Config| {
+            let config = config.with_classes(Some(12));
+            Network::from_scratch(config, recipe.clone(), 1).unwrap().len()
+        };
+        for (name, ssamba, ssast) in [("full-band", 527_052, 537_036), ("nano", 516_812, 526_796)] {
+            let (recipe, config) = Plan::network(name, Architecture::Ssamba).unwrap();
+            assert_eq!(parameters(&recipe, config), ssamba, "{name}");
+            let (recipe, config) = Plan::network(name, Architecture::Ssast).unwrap();
+            assert_eq!(parameters(&recipe, config), ssast, "{name}");
+            let Config::Ssast(config) = config else { panic!("{config:?}") };
+            for depth in [config.depth - 1, config.depth + 1] {
+                let other = parameters(&recipe, ssamba_ssast::Config { depth, ..config }.into());
+                assert!(other.abs_diff(ssamba) > ssast.abs_diff(ssamba), "{name}: {depth} layers");
+            }
+        }
     }
 
     #[test]

@@ -4,16 +4,14 @@
 //! The discriminative task picks each hidden patch among the hidden patches of its clip, the generative
 //! one says what was in it; each hides patches of its own, so a step runs the encoder twice.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use ssamba_model::{Config, NormKind, Recipe};
+use ssamba_model_common::{Checkpoint, Recipe, Sizes};
 
 use crate::{
+    architecture::{Config, Weights},
     augment, initial,
     loss::log_softmax,
     network::Network,
@@ -102,38 +100,43 @@ impl Network {
     ///
     /// # Errors
     /// When patches would overlap, as they must not, or do not fit the recipe.
-    pub fn for_pretraining(config: Config, recipe: Recipe, seed: u64) -> Result<Self> {
-        let config = Config { n_classes: None, ..config };
-        let grid = recipe.grid(&config)?;
-        let layout = ssamba_model::weights::layout(&config, NormKind::Layer, 1 + grid.0 * grid.1);
-        let mut tensors = initial::tensors(&layout, &config, seed)?;
-        tensors.extend(crate::network::pretraining_heads(&config, seed)?);
-        Self::to_pretrain(config, recipe, tensors)
+    pub fn for_pretraining(config: impl Into<Config>, recipe: Recipe, seed: u64) -> Result<Self> {
+        let config = config.into().with_classes(None);
+        let (rows, columns) = recipe.grid(&config)?;
+        let mut tensors = config.initial(rows * columns, seed)?;
+        tensors.extend(initial::pretraining_heads(config.sizes(), seed)?);
+        let Sizes { patch_f, patch_t, .. } = config.sizes();
+        ensure!(
+            (recipe.stride_f, recipe.stride_t) == (patch_f, patch_t),
+            "pretraining takes patches that do not overlap: patch {patch_f} x {patch_t}, stride {} x {}",
+            recipe.stride_f,
+            recipe.stride_t
+        );
+        let input = (recipe.front_end.n_mels, recipe.front_end.n_frames);
+        Self::new(recipe, tensors, Some(input))
     }
 
-    /// A network for pretraining with official parameters, prediction heads among them.
+    /// A network for pretraining that goes on from a pretraining checkpoint; its input and its patches
+    /// take the place of the recipe's.
     ///
     /// # Errors
-    /// As [`Self::for_pretraining`].
-    pub fn to_pretrain(
-        config: Config,
-        recipe: Recipe,
-        official: BTreeMap<String, Tensor>,
-    ) -> Result<Self> {
-        if (recipe.stride_f, recipe.stride_t) != (config.patch_f, config.patch_t) {
+    /// When it is no pretraining checkpoint of either network.
+    pub fn to_pretrain(checkpoint: &Checkpoint, mut recipe: Recipe) -> Result<Self> {
+        let weights = Weights::load(checkpoint)?;
+        let Some((n_mels, n_frames)) = weights.pretraining_input() else {
             bail!(
-                "pretraining takes patches that do not overlap: patch {} x {}, stride {} x {}",
-                config.patch_f,
-                config.patch_t,
-                recipe.stride_f,
-                recipe.stride_t
+                "{}: no pretraining checkpoint, it has no prediction heads",
+                checkpoint.path.display()
             );
-        }
-        let input = (recipe.front_end.n_mels, recipe.front_end.n_frames);
-        // Neither the size of the input, which the recipe tells, nor the head that is never called.
-        let trained = |name: &str| !name.starts_with("p_input_") && !name.starts_with("v.head.");
-        let official = official.into_iter().filter(|(name, _)| trained(name)).collect();
-        Self::new(config, recipe, official, Some(input))
+        };
+        let Sizes { patch_f, patch_t, .. } = weights.config().sizes();
+        (recipe.front_end.n_mels, recipe.front_end.n_frames) = (n_mels, n_frames);
+        (recipe.stride_f, recipe.stride_t) = (patch_f, patch_t);
+        // Neither the size of the input, which the recipe tells, nor the heads that are never called.
+        let trained = |name: &str| !name.starts_with("p_input_") && !name.starts_with("v.head");
+        let tensors = checkpoint.tensors.iter().filter(|(name, _)| trained(name));
+        let tensors = tensors.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        Self::new(recipe, tensors, Some((n_mels, n_frames)))
     }
 
     /// Both losses of `fbank` `[batch, n_frames, n_mels]`, with the patches of each clip that are
@@ -177,7 +180,7 @@ impl Network {
     /// Tokens of the hidden patches after the encoder, `[hidden, d_model]` a clip.
     fn hidden_tokens(&self, fbank: &Tensor, hidden: &[Vec<u32>]) -> Result<Vec<Tensor>> {
         let patches = self.grid().0 * self.grid().1;
-        let d_model = self.config().d_model;
+        let (d_model, class_tokens) = (self.sizes().d_model, self.config().class_tokens());
         let hit: Vec<u8> = hidden
             .iter()
             .flat_map(|row| (0..patches).map(|patch| u8::from(row.contains(&(patch as u32)))))
@@ -192,7 +195,7 @@ impl Network {
             .iter()
             .enumerate()
             .map(|(clip, row)| {
-                let rows: Vec<u32> = row.iter().map(|patch| patch + 1).collect();
+                let rows: Vec<u32> = row.iter().map(|patch| patch + class_tokens as u32).collect();
                 let rows = Tensor::from_vec(rows, row.len(), &Device::Cpu)?;
                 Ok(tokens.get(clip)?.index_select(&rows, 0)?.reshape((row.len(), d_model))?)
             })

@@ -162,8 +162,7 @@ impl Trainer {
 
     /// Clips of a part, which the network alone decides: sums are the same on any machine's threads.
     fn part(&self) -> usize {
-        let (rows, columns) = self.network.grid();
-        let values = (1 + rows * columns) * self.network.config().d_inner;
+        let values = self.network.config().widest(self.network.seq_len());
         (PART_VALUES / values).clamp(1, PART)
     }
 
@@ -191,7 +190,7 @@ impl Trainer {
     /// The loss of a part, and how many of its clips are right.
     fn measure(&self, data: &Data, part: &[usize]) -> Result<Measured> {
         let front_end = &self.network.recipe().front_end;
-        let n_classes = self.network.config().n_classes.unwrap_or(0);
+        let n_classes = self.network.sizes().n_classes.unwrap_or(0);
         let (mut fbanks, mut targets) = (Vec::new(), Vec::new());
         for &index in part {
             let mut random = self.random(CLIP, index);

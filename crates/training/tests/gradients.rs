@@ -9,6 +9,10 @@ use ssamba_model::{
     weights::{HeadWeights, LayerWeights, MixerWeights, NormWeights, StreamWeights, layout},
 };
 use ssamba_model_common::hashed;
+use ssamba_ssast::{
+    attention::AttentionWeights,
+    block::{BlockWeights, MlpWeights},
+};
 use ssamba_training::{Network, folding};
 
 fn config() -> Config {
@@ -65,26 +69,63 @@ fn plain(network: &Network) -> Weights {
     Weights::load(&Checkpoint::from_tensors("plain", official(network))).unwrap()
 }
 
+/// Two heads, and an MLP that is narrower than its input.
+fn ssast_config() -> ssamba_ssast::Config {
+    ssamba_ssast::Config {
+        d_model: 128,
+        depth: 2,
+        d_mlp: 48,
+        patch_f: 16,
+        patch_t: 16,
+        n_classes: Some(3),
+    }
+}
+
+fn ssast(recipe: &Recipe) -> Network {
+    let (rows, columns) = recipe.grid(&ssast_config()).unwrap();
+    let layout = ssamba_ssast::weights::layout(&ssast_config(), 2 + rows * columns);
+    Network::from_checkpoint(&hashed::checkpoint(layout), recipe.clone(), 3, 1).unwrap()
+}
+
+fn plain_ssast(network: &Network) -> ssamba_ssast::Weights {
+    ssamba_ssast::Weights::load(&Checkpoint::from_tensors("plain", official(network))).unwrap()
+}
+
+/// Compares logits and all gradients with those of the plain form.
+#[track_caller]
+fn compare(what: &str, network: &Network, want: &Tensor) {
+    let got = network.logits(&fbank()).unwrap();
+    let error = (&got - want).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(error.to_scalar::<f32>().unwrap() < 2e-6, "{what}: {error}");
+
+    let got = loss(&got).backward().unwrap();
+    let want = loss(want).backward().unwrap();
+    for (name, var) in network.parameters() {
+        let [got, want] = [&got, &want].map(|store| store.get(var).unwrap());
+        let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let error = (got - want).unwrap().abs().unwrap().max_all().unwrap();
+        let error = error.to_scalar::<f32>().unwrap();
+        assert!(error <= 1e-5 * largest, "{what}{name}: off by {error:e} of {largest:e}");
+    }
+}
+
 #[test]
 fn logits_and_gradients_are_those_of_the_plain_form() {
     for more in ["", "halve = false\n", "pairwise = false\n", "head = 'class-token'\n"] {
         let recipe = recipe(more);
         let network = network(&recipe);
-        let got = network.logits(&fbank()).unwrap();
         let model = Model::new(plain(&network), recipe).unwrap();
-        let want = model.forward(&fbank()).unwrap().logits.unwrap();
-        let error = (&got - &want).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(error.to_scalar::<f32>().unwrap() < 2e-6, "{more}: {error}");
+        compare(more, &network, &model.forward(&fbank()).unwrap().logits.unwrap());
+    }
+}
 
-        let got = loss(&got).backward().unwrap();
-        let want = loss(&want).backward().unwrap();
-        for (name, var) in network.parameters() {
-            let [got, want] = [&got, &want].map(|store| store.get(var).unwrap());
-            let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            let error = (got - want).unwrap().abs().unwrap().max_all().unwrap();
-            let error = error.to_scalar::<f32>().unwrap();
-            assert!(error <= 1e-5 * largest, "{more}{name}: off by {error:e} of {largest:e}");
-        }
+#[test]
+fn logits_and_gradients_of_ssast_are_those_of_the_plain_form() {
+    for more in ["", "head = 'class-token'\n"] {
+        let recipe = recipe(more);
+        let network = ssast(&recipe);
+        let model = ssamba_ssast::Model::new(plain_ssast(&network), recipe).unwrap();
+        compare(more, &network, &model.forward(&fbank()).unwrap().logits.unwrap());
     }
 }
 
@@ -126,16 +167,56 @@ fn double(weights: Weights) -> Weights {
     }
 }
 
-/// One parameter of each kind, of the last pair, whose folding is the strongest.
-#[test]
-fn gradients_are_the_slopes_of_the_definition_in_double_precision() {
-    let recipe = recipe("");
-    let network = network(&recipe);
+/// The same parameters of SSAST in `f64`.
+fn double_ssast(weights: ssamba_ssast::Weights) -> ssamba_ssast::Weights {
+    let t = |tensor: Tensor| tensor.to_dtype(DType::F64).unwrap();
+    let norm = |norm: NormWeights| NormWeights { weight: t(norm.weight), bias: norm.bias.map(t) };
+    let block = |BlockWeights { norm1, attention, norm2, mlp }| BlockWeights {
+        norm1: norm(norm1),
+        attention: AttentionWeights {
+            qkv: t(attention.qkv),
+            qkv_bias: t(attention.qkv_bias),
+            proj: t(attention.proj),
+            proj_bias: t(attention.proj_bias),
+        },
+        norm2: norm(norm2),
+        mlp: MlpWeights {
+            fc1: t(mlp.fc1),
+            fc1_bias: t(mlp.fc1_bias),
+            fc2: t(mlp.fc2),
+            fc2_bias: t(mlp.fc2_bias),
+        },
+    };
+    ssamba_ssast::Weights {
+        cls_token: t(weights.cls_token),
+        dist_token: t(weights.dist_token),
+        pos_embed: t(weights.pos_embed),
+        patch_weight: t(weights.patch_weight),
+        patch_bias: t(weights.patch_bias),
+        blocks: weights.blocks.into_iter().map(block).collect(),
+        norm: norm(weights.norm),
+        head: weights.head.map(|head| HeadWeights {
+            norm: norm(head.norm),
+            weight: t(head.weight),
+            bias: t(head.bias),
+        }),
+        ..weights
+    }
+}
+
+/// Compares the largest gradient of every parameter but those of `others` with the slope of
+/// `definition`, logits in double precision; gives the number of parameters.
+#[track_caller]
+fn compare_slopes(
+    network: &Network,
+    others: impl Fn(&str) -> bool,
+    definition: impl Fn(&Tensor) -> Tensor,
+) -> usize {
     let store = loss(&network.logits(&fbank()).unwrap()).backward().unwrap();
     let input = fbank().to_dtype(DType::F64).unwrap();
     let mut kinds = 0;
     for (name, var) in network.parameters() {
-        if name.starts_with("v.layers.") && !name.starts_with("v.layers.3.") {
+        if others(name) {
             continue;
         }
         kinds += 1;
@@ -148,9 +229,7 @@ fn gradients_are_the_slopes_of_the_definition_in_double_precision() {
             moved[index] += step;
             let taken = f64::from(moved[index]) - f64::from(values[index]);
             var.set(&Tensor::from_vec(moved, var.shape(), var.device()).unwrap()).unwrap();
-            let model = Model::new(double(plain(&network)), recipe.clone()).unwrap();
-            let logits = model.forward(&input).unwrap().logits.unwrap();
-            (taken, loss(&logits).to_scalar::<f64>().unwrap())
+            (taken, loss(&definition(&input)).to_scalar::<f64>().unwrap())
         };
         // Exact in f32 for values up to 8.
         let (above, below) = (at(1.0 / 2048.0), at(-1.0 / 2048.0));
@@ -159,5 +238,32 @@ fn gradients_are_the_slopes_of_the_definition_in_double_precision() {
         let error = (f64::from(gradient[index]) - slope).abs() / slope.abs();
         assert!(error < 1e-4, "{name}[{index}] is {}, expected {slope}", gradient[index]);
     }
+    kinds
+}
+
+/// One parameter of each kind, of the last pair, whose folding is the strongest.
+#[test]
+fn gradients_are_the_slopes_of_the_definition_in_double_precision() {
+    let recipe = recipe("");
+    let network = network(&recipe);
+    let others = |name: &str| name.starts_with("v.layers.") && !name.starts_with("v.layers.3.");
+    let kinds = compare_slopes(&network, others, |input| {
+        let model = Model::new(double(plain(&network)), recipe.clone()).unwrap();
+        model.forward(input).unwrap().logits.unwrap()
+    });
     assert_eq!(kinds, 28, "18 of a layer, 10 of the rest");
+}
+
+/// One parameter of each kind, of the first block.
+#[test]
+fn gradients_of_ssast_are_the_slopes_of_the_definition_in_double_precision() {
+    let recipe = recipe("");
+    let network = ssast(&recipe);
+    let others = |name: &str| name.starts_with("v.blocks.") && !name.starts_with("v.blocks.0.");
+    let kinds = compare_slopes(&network, others, |input| {
+        let weights = double_ssast(plain_ssast(&network));
+        let model = ssamba_ssast::Model::new(weights, recipe.clone()).unwrap();
+        model.forward(input).unwrap().logits.unwrap()
+    });
+    assert_eq!(kinds, 23, "12 of a block, 11 of the rest");
 }

@@ -2,15 +2,16 @@
 
 use std::num::NonZeroUsize;
 
-use ssamba_model::{Checkpoint, Config, Model, Recipe, Weights};
+use candle_core::{Device, Tensor};
+use ssamba_model_common::{Architecture, Checkpoint, Recipe};
 use ssamba_training::{
-    Data, Example, Masking, Network, Plan, Random, Trainer, augment, score::highest,
+    Config, Data, Example, Masking, Network, Plan, Random, Trainer, augment, score::highest,
 };
 
 const CLASSES: usize = 3;
 
-fn config() -> Config {
-    Config {
+fn ssamba() -> Config {
+    Config::Ssamba(ssamba_model::Config {
         d_model: 16,
         depth: 2,
         d_inner: 32,
@@ -20,7 +21,18 @@ fn config() -> Config {
         patch_f: 16,
         patch_t: 4,
         n_classes: Some(CLASSES),
-    }
+    })
+}
+
+fn ssast() -> Config {
+    Config::Ssast(ssamba_ssast::Config {
+        d_model: 64,
+        depth: 2,
+        d_mlp: 64,
+        patch_f: 16,
+        patch_t: 4,
+        n_classes: Some(CLASSES),
+    })
 }
 
 fn recipe() -> Recipe {
@@ -55,9 +67,13 @@ fn data(count: usize) -> Data {
     Data { clips, background }
 }
 
-fn trainer(threads: usize, seed: u64) -> Trainer {
-    let network = Network::from_scratch(config(), recipe(), seed).unwrap();
+fn trainer_of(config: Config, threads: usize, seed: u64) -> Trainer {
+    let network = Network::from_scratch(config, recipe(), seed).unwrap();
     Trainer::new(network, plan(), seed, NonZeroUsize::new(threads).unwrap()).unwrap()
+}
+
+fn trainer(threads: usize, seed: u64) -> Trainer {
+    trainer_of(ssamba(), threads, seed)
 }
 
 /// Runs to the end, or for so many steps.
@@ -76,51 +92,74 @@ fn run(trainer: &mut Trainer, data: &Data, most: usize) {
     }
 }
 
+/// Logits of the plain network for a clip.
+fn plain_logits(checkpoint: &Checkpoint, clip: &Example) -> Vec<f32> {
+    let fbank = augment::plain(&clip.frames, &recipe().front_end);
+    let fbank = Tensor::from_vec(fbank, (1, 16, 16), &Device::Cpu).unwrap();
+    let outputs = match Architecture::of(checkpoint, None).unwrap() {
+        Architecture::Ssamba => {
+            let weights = ssamba_model::Weights::load(checkpoint).unwrap();
+            ssamba_model::Model::new(weights, recipe()).unwrap().forward(&fbank)
+        }
+        Architecture::Ssast => {
+            let weights = ssamba_ssast::Weights::load(checkpoint).unwrap();
+            ssamba_ssast::Model::new(weights, recipe()).unwrap().forward(&fbank)
+        }
+    };
+    outputs.unwrap().logits.unwrap().get(0).unwrap().to_vec1().unwrap()
+}
+
 #[test]
 fn a_run_learns_and_its_checkpoint_is_an_official_one() {
     let data = data(40);
-    let mut trainer = trainer(2, 1);
-    run(&mut trainer, &data, usize::MAX);
-    let logits = trainer.logits(&data.clips).unwrap();
-    let right = |logits: &[Vec<f32>]| {
-        let pairs = logits.iter().zip(&data.clips);
-        pairs.filter(|(logits, clip)| clip.classes == [highest(logits)]).count()
-    };
-    assert!(right(&logits) >= 38, "{} of 40 are right", right(&logits));
+    for config in [ssamba(), ssast()] {
+        let mut trainer = trainer_of(config, 2, 1);
+        run(&mut trainer, &data, usize::MAX);
+        let logits = trainer.logits(&data.clips).unwrap();
+        let right = |logits: &[Vec<f32>]| {
+            let pairs = logits.iter().zip(&data.clips);
+            pairs.filter(|(logits, clip)| clip.classes == [highest(logits)]).count()
+        };
+        assert!(right(&logits) >= 38, "{config:?}: {} of 40 are right", right(&logits));
 
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("best.safetensors");
-    std::fs::write(&path, trainer.checkpoint().unwrap()).unwrap();
-    let weights = Weights::load(&Checkpoint::read(&path).unwrap()).unwrap();
-    let model = Model::new(weights, recipe()).unwrap();
-    for (clip, want) in data.clips.iter().zip(&logits) {
-        let fbank = augment::plain(&clip.frames, &recipe().front_end);
-        let fbank =
-            candle_core::Tensor::from_vec(fbank, (1, 16, 16), &candle_core::Device::Cpu).unwrap();
-        let got = model.forward(&fbank).unwrap().logits.unwrap().to_vec2::<f32>().unwrap();
-        for (got, want) in got[0].iter().zip(want) {
-            assert!((got - want).abs() < 1e-4, "{got} and {want}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        std::fs::write(&path, trainer.checkpoint().unwrap()).unwrap();
+        let checkpoint = Checkpoint::read(&path).unwrap();
+        for (clip, want) in data.clips.iter().zip(&logits) {
+            for (got, want) in plain_logits(&checkpoint, clip).into_iter().zip(want) {
+                assert!((got - want).abs() < 1e-4, "{config:?}: {got} and {want}");
+            }
+        }
+        // And back again: the same folded values to the bit.
+        let again = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 9).unwrap();
+        assert_eq!(again.values().unwrap(), trainer.network.values().unwrap());
+        // For other labels only the head is drawn anew.
+        let other = Network::from_checkpoint(&checkpoint, recipe(), CLASSES + 1, 9).unwrap();
+        let (other, kept) = (other.official().unwrap(), &checkpoint.tensors);
+        for (name, tensor) in &other {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let same = values(tensor) == values(&kept[name]);
+            assert_eq!(same, !name.starts_with("mlp_head."), "{name}");
         }
     }
-    // And back again: the same folded values to the bit.
-    let checkpoint = Checkpoint::read(&path).unwrap();
-    let again = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 9).unwrap();
-    assert_eq!(again.values().unwrap(), trainer.network.values().unwrap());
 }
 
 #[test]
 fn one_seed_gives_one_file_on_any_number_of_threads() {
     // Batches of seven parts: of two, any order gives the same sum.
     let data = data(60);
-    let state = |threads, seed| {
-        let mut trainer = trainer(threads, seed);
-        trainer.plan.batch = 50;
-        run(&mut trainer, &data, 7);
-        (trainer.checkpoint().unwrap(), trainer.state(60).unwrap())
-    };
-    assert_eq!(state(1, 5), state(1, 5));
-    assert_eq!(state(1, 5), state(3, 5));
-    assert_ne!(state(1, 5), state(1, 6));
+    for config in [ssamba(), ssast()] {
+        let state = |threads, seed| {
+            let mut trainer = trainer_of(config, threads, seed);
+            trainer.plan.batch = 50;
+            run(&mut trainer, &data, 7);
+            (trainer.checkpoint().unwrap(), trainer.state(60).unwrap())
+        };
+        assert!(state(1, 5) == state(1, 5), "{config:?}");
+        assert!(state(1, 5) == state(3, 5), "{config:?}");
+        assert!(state(1, 5) != state(1, 6), "{config:?}");
+    }
 }
 
 #[test]
@@ -166,28 +205,35 @@ fn a_number_that_is_not_finite_stops_the_run_and_is_named() {
 #[test]
 fn pretraining_learns_what_was_hidden() {
     let data = data(16);
-    let network = Network::for_pretraining(config(), recipe(), 2).unwrap();
-    let plan =
-        Plan { rate: 3e-3, batch: 4, epochs: 30, schedule: plan().schedule, ..Plan::pretraining() };
-    let mut trainer = Trainer::new(network, plan, 2, NonZeroUsize::MIN).unwrap();
-    let masking = Masking::published(2);
-    masking.check(trainer.network.grid()).unwrap();
-    let before = trainer.pretraining_scores(&data, &masking).unwrap();
-    for _ in 0..30 {
-        let batches = trainer.batches(16);
-        for batch in &batches {
-            trainer.pretraining_step(&data, &masking, batch, batches.len()).unwrap();
+    for config in [ssamba(), ssast()] {
+        let network = Network::for_pretraining(config, recipe(), 2).unwrap();
+        let plan = Plan {
+            rate: 3e-3,
+            batch: 4,
+            epochs: 30,
+            schedule: plan().schedule,
+            ..Plan::pretraining()
+        };
+        let mut trainer = Trainer::new(network, plan, 2, NonZeroUsize::MIN).unwrap();
+        let masking = Masking::published(2);
+        masking.check(trainer.network.grid()).unwrap();
+        let before = trainer.pretraining_scores(&data, &masking).unwrap();
+        for _ in 0..30 {
+            let batches = trainer.batches(16);
+            for batch in &batches {
+                trainer.pretraining_step(&data, &masking, batch, batches.len()).unwrap();
+            }
+            trainer.end_epoch(None);
         }
-        trainer.end_epoch(None);
-    }
-    let after = trainer.pretraining_scores(&data, &masking).unwrap();
-    assert!(after[2] < 0.5 * before[2], "mse {} to {}", before[2], after[2]);
-    assert!(after[1] < before[1], "nce {} to {}", before[1], after[1]);
+        let after = trainer.pretraining_scores(&data, &masking).unwrap();
+        assert!(after[2] < 0.5 * before[2], "{config:?}: mse {} to {}", before[2], after[2]);
+        assert!(after[1] < before[1], "{config:?}: nce {} to {}", before[1], after[1]);
 
-    // A pretraining file, whose encoder a classifier starts from.
-    let official = trainer.network.official().unwrap();
-    let checkpoint = Checkpoint::from_tensors("pretrained", official);
-    assert!(checkpoint.is_pretraining());
-    let tuned = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 1).unwrap();
-    assert_eq!(tuned.official().unwrap().len() + 9, trainer.network.parameters().count() + 4);
+        // A pretraining file, whose encoder a classifier starts from.
+        let official = trainer.network.official().unwrap();
+        let checkpoint = Checkpoint::from_tensors("pretrained", official);
+        assert!(checkpoint.is_pretraining());
+        let tuned = Network::from_checkpoint(&checkpoint, recipe(), CLASSES, 1).unwrap();
+        assert_eq!(tuned.official().unwrap().len() + 9, trainer.network.parameters().count() + 4);
+    }
 }

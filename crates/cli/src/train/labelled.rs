@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use ssamba_contract::{FrontEnd, Scores};
-use ssamba_model::{Checkpoint, Recipe};
-use ssamba_model_common::recipe::check_labels;
+use ssamba_model_common::{Recipe, recipe::check_labels};
 use ssamba_training::{
     Data, Example, Network, Plan, Random, Trainer,
     loss::loss,
@@ -15,7 +14,8 @@ use ssamba_training::{
 };
 
 use super::{
-    Objective, RunArgs, SizeArgs, announce, data::frames, drive, metrics::Epoch, pair, recipe_of,
+    NetworkArgs, Objective, RunArgs, announce, data::frames, drive, metrics::Epoch, pair,
+    recipe_of, share,
 };
 use crate::{
     Answer,
@@ -41,12 +41,12 @@ pub struct Args {
     #[arg(long, value_name = "FxT")]
     stride: Option<String>,
     #[command(flatten)]
-    sizes: SizeArgs,
+    network: NetworkArgs,
     /// Folder from which the paths of the table go [default: the table's, or the one above].
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Share of the clips of each label that is kept for validation where there is no split.
-    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = share)]
     validation: f64,
     /// Label whose clips are mixed into others, if there are any.
     #[arg(long, value_name = "LABEL", default_value = "_silence_")]
@@ -123,23 +123,17 @@ fn network(args: &Args, plan: &Plan, split: &Split) -> Result<Network> {
         recipe.claims = Default::default();
         Ok(recipe)
     };
-    let of_plan = || Plan::architecture(&args.plan).context("every plan has a network");
     if args.from == "scratch" {
-        let (recipe, config) = of_plan()?;
+        let (recipe, config) = args.network.of_plan(&args.plan)?;
         let recipe = recipe_of(args.recipe.as_deref(), None)?.unwrap_or(recipe);
-        let mut config = args.sizes.over(config)?;
-        config.n_classes = Some(n_classes);
+        let config = config.with_classes(Some(n_classes));
         return Network::from_scratch(config, dress(recipe)?, args.run.seed);
     }
-    ensure!(
-        args.sizes.is_empty(),
-        "a checkpoint has its own sizes: --embed-dim, --depth and --patch go with --from scratch"
-    );
     let path = PathBuf::from(&args.from);
-    let checkpoint = Checkpoint::read(&path)?;
+    let checkpoint = args.network.checkpoint(&path)?;
     let recipe = match recipe_of(args.recipe.as_deref(), Some(&path))? {
         Some(recipe) => recipe,
-        None => of_plan()?.0,
+        None => args.network.of_plan(&args.plan)?.0,
     };
     Network::from_checkpoint(&checkpoint, dress(recipe)?, n_classes, args.run.seed)
         .with_context(|| path.display().to_string())
@@ -182,11 +176,6 @@ fn split(args: &Args) -> Result<Split> {
             }
         }
     } else {
-        ensure!(
-            (0.0..1.0).contains(&args.validation),
-            "--validation is {}, expected a share from 0 to 1",
-            args.validation
-        );
         let names: BTreeSet<&str> = clips.iter().map(|clip| clip.label.as_str()).collect();
         for (number, name) in names.into_iter().enumerate() {
             let of_label: Vec<&Clip> = clips.iter().filter(|clip| clip.label == name).collect();

@@ -16,13 +16,19 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use ssamba_contract::default_threads;
-use ssamba_training::{Plan, Trainer};
+use ssamba_model_common::{Architecture, Checkpoint, Recipe};
+use ssamba_ssast::HEAD_WIDTH;
+use ssamba_training::{Config, Plan, Trainer};
 
 use self::{
     live::Live,
     metrics::{Epoch, Log},
 };
-use crate::{Answer, convert::write_whole, terminal};
+use crate::{
+    Answer,
+    convert::{Arch, class_tokens, write_whole},
+    terminal,
+};
 
 /// What training with labels and without share.
 #[derive(clap::Args, Clone, Debug)]
@@ -61,13 +67,16 @@ enum Device {
     Cuda,
 }
 
-/// Sizes of a network that starts from nothing.
+/// Which network, and its sizes where it starts from nothing.
 #[derive(clap::Args, Clone, Debug, Default)]
-struct SizeArgs {
-    /// Width of tokens, from scratch [default: the plan's].
+struct NetworkArgs {
+    /// Network [default: ssamba from scratch, else the one whose names the checkpoint has].
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// Width of tokens, from scratch; of ssast a multiple of 64 [default: the plan's].
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u16).range(1..))]
     embed_dim: Option<u16>,
-    /// Layers, from scratch, an even number [default: the plan's].
+    /// Layers, from scratch; of ssamba an even number [default: the plan's].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     depth: Option<u16>,
     /// Mel bins and frames of a patch, from scratch [default: the plan's].
@@ -75,25 +84,43 @@ struct SizeArgs {
     patch: Option<String>,
 }
 
-impl SizeArgs {
-    fn is_empty(&self) -> bool {
-        self.embed_dim.is_none() && self.depth.is_none() && self.patch.is_none()
+impl NetworkArgs {
+    /// The network that a plan trains from scratch, its sizes changed as asked.
+    fn of_plan(&self, plan: &str) -> Result<(Recipe, Config)> {
+        let architecture = self.arch.map_or(Architecture::Ssamba, Into::into);
+        let (recipe, config) =
+            Plan::network(plan, architecture).context("every plan has a network")?;
+        let mut sizes = config.sizes();
+        sizes.d_model = self.embed_dim.map_or(sizes.d_model, usize::from);
+        sizes.depth = self.depth.map_or(sizes.depth, usize::from);
+        if let Some(patch) = &self.patch {
+            (sizes.patch_f, sizes.patch_t) = pair("--patch", patch)?;
+        }
+        ensure!(
+            architecture == Architecture::Ssamba || sizes.d_model.is_multiple_of(HEAD_WIDTH),
+            "--embed-dim is {}, and ssast has heads of {HEAD_WIDTH}: expected a multiple of it",
+            sizes.d_model
+        );
+        Ok((recipe, Config::new(architecture, sizes)))
     }
 
-    /// The sizes, changed as asked.
-    fn over(&self, mut config: ssamba_model::Config) -> Result<ssamba_model::Config> {
-        if let Some(width) = self.embed_dim {
-            config.d_model = usize::from(width);
-            config.d_inner = 2 * config.d_model;
-            config.dt_rank = config.d_model.div_ceil(16);
-        }
-        if let Some(depth) = self.depth {
-            config.depth = usize::from(depth);
-        }
-        if let Some(patch) = &self.patch {
-            (config.patch_f, config.patch_t) = pair("--patch", patch)?;
-        }
-        Ok(config)
+    /// Reads a checkpoint to start from.
+    fn checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        ensure!(
+            self.embed_dim.is_none() && self.depth.is_none() && self.patch.is_none(),
+            "a checkpoint has its own sizes: --embed-dim, --depth and --patch are for a start from scratch"
+        );
+        let checkpoint = Checkpoint::read(path)?;
+        Architecture::of(&checkpoint, self.arch.map(Into::into))?;
+        Ok(checkpoint)
+    }
+}
+
+/// A share, on the command line.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a share from 0 to 1".into()),
     }
 }
 
@@ -250,19 +277,21 @@ fn stopped(folder: &Folder, trainer: &Trainer, clips: usize) -> Result<Answer> {
 /// Says what is about to happen.
 fn announce(trainer: &Trainer, from: &str, clips: &str) {
     let network = &trainer.network;
-    let (config, recipe, plan) = (network.config(), network.recipe(), &trainer.plan);
+    let (sizes, recipe, plan) = (network.sizes(), network.recipe(), &trainer.plan);
     let (rows, columns) = network.grid();
     terminal::note(format!(
-        "network     {} parameters in {} layers of width {}, from {from}",
+        "network     {}, {} parameters in {} layers of width {}, from {from}",
+        network.architecture(),
         network.len(),
-        config.depth,
-        config.d_model
+        sizes.depth,
+        sizes.d_model
     ));
+    let class_tokens = class_tokens(network.architecture());
     terminal::note(format!(
-        "tokens      {} ({rows} x {columns} patches of {} x {} and the class token) for {:.2} s of audio",
-        1 + rows * columns,
-        config.patch_f,
-        config.patch_t,
+        "tokens      {} ({rows} x {columns} patches of {} x {} and {class_tokens}) for {:.2} s of audio",
+        network.seq_len(),
+        sizes.patch_f,
+        sizes.patch_t,
         recipe.front_end.window_seconds()
     ));
     terminal::note(format!("clips       {clips}"));
@@ -273,13 +302,10 @@ fn announce(trainer: &Trainer, from: &str, clips: &str) {
 }
 
 /// A recipe by name or file, or the TOML file beside a checkpoint.
-fn recipe_of(
-    named: Option<&str>,
-    checkpoint: Option<&Path>,
-) -> Result<Option<ssamba_model::Recipe>> {
+fn recipe_of(named: Option<&str>, checkpoint: Option<&Path>) -> Result<Option<Recipe>> {
     if let Some(name) = named {
-        return ssamba_model::Recipe::find(name).map(Some);
+        return Recipe::find(name).map(Some);
     }
     let beside = checkpoint.map(|path| path.with_extension("toml")).filter(|path| path.is_file());
-    beside.map(|path| ssamba_model::Recipe::read(&path)).transpose()
+    beside.map(|path| Recipe::read(&path)).transpose()
 }

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
-use ssamba_model::Checkpoint;
-use ssamba_model_common::NormKind;
+use anyhow::{Result, bail, ensure};
 use ssamba_training::{
     Data, Example, Masking, Network, Plan, Random, Trainer,
     plan::{Decay, Schedule},
 };
 
 use super::{
-    Objective, RunArgs, SizeArgs, announce, data::frames, drive, metrics::Epoch, pair, recipe_of,
+    NetworkArgs, Objective, RunArgs, announce, data::frames, drive, metrics::Epoch, pair,
+    recipe_of, share,
 };
 use crate::{Answer, audio, clips};
 
@@ -41,9 +40,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "published")]
     plan: String,
     #[command(flatten)]
-    sizes: SizeArgs,
+    network: NetworkArgs,
     /// Share of the clips that is kept for validation.
-    #[arg(long, value_name = "X", default_value_t = 0.05)]
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = share)]
     validation: f64,
     #[command(flatten)]
     run: RunArgs,
@@ -68,11 +67,6 @@ pub fn run(args: &Args) -> Result<Answer> {
             paths.extend(audio::collect(std::slice::from_ref(argument))?);
         }
     }
-    ensure!(
-        (0.0..1.0).contains(&args.validation),
-        "--validation is {}, expected a share from 0 to 1",
-        args.validation
-    );
     let held = ((paths.len() as f64 * args.validation).round() as usize).max(1);
     ensure!(paths.len() > held, "{} clips are too few to learn from", paths.len());
     let threads = args.run.threads();
@@ -121,31 +115,24 @@ fn plan(name: &str) -> Result<Plan> {
 }
 
 fn network(args: &Args) -> Result<Network> {
-    let (published, config) = Plan::architecture("pretrain").context("`pretrain` is built in")?;
+    let checkpoint = args.from.as_ref().map(|path| args.network.checkpoint(path)).transpose()?;
+    let (published, config) = args.network.of_plan("pretrain")?;
     let mut recipe = recipe_of(args.recipe.as_deref(), args.from.as_deref())?.unwrap_or(published);
     if let Some(frames) = args.frames {
         recipe.front_end.n_frames = frames as usize;
     }
     recipe.labels = Vec::new();
     recipe.claims = Default::default();
-    let Some(path) = &args.from else {
-        let config = args.sizes.over(config)?;
-        (recipe.stride_f, recipe.stride_t) = (config.patch_f, config.patch_t);
-        return Network::for_pretraining(config, recipe, args.run.seed);
-    };
-    ensure!(
-        args.sizes.is_empty(),
-        "a checkpoint has its own sizes: --embed-dim, --depth and --patch go without --from"
-    );
-    let checkpoint = Checkpoint::read(path)?;
-    let weights = ssamba_model::Weights::load(&checkpoint)?;
-    let Some((n_mels, n_frames)) = weights.pretraining_input else {
-        bail!("{}: no pretraining checkpoint, it has no prediction heads", path.display());
-    };
-    ensure!(weights.norm == NormKind::Layer, "{}: norms without biases", path.display());
-    (recipe.front_end.n_mels, recipe.front_end.n_frames) = (n_mels, n_frames);
-    (recipe.stride_f, recipe.stride_t) = (weights.config.patch_f, weights.config.patch_t);
-    Network::to_pretrain(weights.config, recipe, checkpoint.tensors)
+    if let Some(checkpoint) = checkpoint {
+        ensure!(
+            args.frames.is_none(),
+            "a checkpoint has its own input: --frames is for a start from scratch"
+        );
+        return Network::to_pretrain(&checkpoint, recipe);
+    }
+    let sizes = config.sizes();
+    (recipe.stride_f, recipe.stride_t) = (sizes.patch_f, sizes.patch_t);
+    Network::for_pretraining(config, recipe, args.run.seed)
 }
 
 struct Unlabelled {
