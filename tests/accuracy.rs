@@ -16,7 +16,7 @@ use ssamba_contract::{Session, Tensor, io::LOGITS};
 use ssamba_features::Extractor;
 use ssamba_model::{Checkpoint, Recipe};
 use ssamba_onnx::{Options, Precision};
-use ssamba_tests::suite::{Exported, runtimes, zoo};
+use ssamba_tests::suite::{Exported, KWS12, runtimes, zoo};
 
 /// Clips that candle runs at once.
 const BATCH: usize = 16;
@@ -63,13 +63,12 @@ fn correct(exported: &Exported, clips: &Testing) -> Vec<(String, usize)> {
 fn every_runtime_has_the_accuracy_of_the_card() {
     let folder =
         PathBuf::from(env::var_os("SSAMBA_GSC12").expect("SSAMBA_GSC12 is the data's folder"));
-    let checkpoint = env::var_os("SSAMBA_CHECKPOINT")
-        .map_or_else(|| zoo("kws12").join("kws12.pth"), PathBuf::from);
+    let checkpoint =
+        env::var_os("SSAMBA_CHECKPOINT").map_or_else(|| zoo("kws12").join(KWS12), PathBuf::from);
     let card = checkpoint.with_extension("toml");
-    let claimed: f64 = {
-        let text = fs::read_to_string(&card).unwrap();
-        let line = text.lines().find(|line| line.starts_with("testing")).unwrap();
-        line.split(['=', '#']).nth(1).unwrap().trim().parse().unwrap()
+    let claimed = {
+        let card: toml::Table = fs::read_to_string(&card).unwrap().parse().unwrap();
+        card["accuracy"]["testing"].as_float().unwrap()
     };
     let export = |precision| {
         let options = Options { precision, ..Options::default() };

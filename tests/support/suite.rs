@@ -155,9 +155,18 @@ pub fn no_card() -> Card {
 /// # Errors
 /// When it is not where the repository has it.
 pub fn kws12() -> Result<(Checkpoint, Recipe)> {
-    let folder = zoo("kws12");
-    let checkpoint = Checkpoint::read(&folder.join("kws12.pth"))?;
-    Ok((checkpoint, Recipe::read(&folder.join("kws12.toml"))?))
+    let checkpoint = zoo("kws12").join(KWS12);
+    let recipe = Recipe::read(&checkpoint.with_extension("toml"))?;
+    Ok((Checkpoint::read(&checkpoint)?, recipe))
+}
+
+/// The checkpoint of the bundled keyword model, in its folder.
+pub const KWS12: &str = "kws12.pth";
+
+/// A keyword model in the form of the official code, as `torch.save` writes it: `DataParallel` names,
+/// zeros in a head that is never called.
+pub fn official() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "goldens", "official.pth"].iter().collect()
 }
 
 /// A folder of `models/zoo`.

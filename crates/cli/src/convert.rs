@@ -76,7 +76,9 @@ impl Source {
     pub fn read(checkpoint: &Path, args: &RecipeArgs, fallback: Option<&str>) -> Result<Self> {
         let file = Checkpoint::read(checkpoint)?;
         let weights = Weights::load(&file, args.arch.map(Into::into))?;
-        let (mut recipe, recipe_origin) = find_recipe(checkpoint, &weights, args, fallback)?;
+        let sha256 = sha256_of(checkpoint)?;
+        let (mut recipe, recipe_origin) =
+            find_recipe(checkpoint, &sha256, &weights, args, fallback)?;
         let published = || Recipe::published_labels(&recipe.name, weights.sizes().n_classes?);
         let (labels, labels_origin) = match (&args.labels, published()) {
             (Some(path), _) => (read_labels(path)?, "as given"),
@@ -87,7 +89,7 @@ impl Source {
         recipe.labels = labels;
         check_labels(&recipe.labels).with_context(|| checkpoint.display().to_string())?;
         let network = weights.with(recipe).with_context(|| checkpoint.display().to_string())?;
-        Ok(Self { network, sha256: sha256_of(checkpoint)?, recipe_origin, labels_origin })
+        Ok(Self { network, sha256, recipe_origin, labels_origin })
     }
 
     /// The card of an export of this network.
@@ -98,6 +100,7 @@ impl Source {
 
 fn find_recipe(
     checkpoint: &Path,
+    sha256: &str,
     weights: &Weights,
     args: &RecipeArgs,
     fallback: Option<&str>,
@@ -107,8 +110,8 @@ fn find_recipe(
         return Ok((Recipe::find(name)?, "as asked".into()));
     }
     let beside = checkpoint.with_extension("toml");
-    if beside.is_file() {
-        return Ok((Recipe::read(&beside)?, beside.display().to_string()));
+    if let Some(recipe) = Recipe::beside(checkpoint, sha256)? {
+        return Ok((recipe, beside.display().to_string()));
     }
     if let Some((n_mels, n_frames)) = weights.pretraining_input() {
         let mut recipe = Recipe::built_in("pretrain").context("`pretrain` is built in")?;
@@ -209,6 +212,14 @@ pub struct CandleSession {
 impl CandleSession {
     pub fn new(network: Network, card: Card) -> Self {
         Self { network, card }
+    }
+
+    /// Of a checkpoint, under the name of its recipe.
+    #[cfg(feature = "train")]
+    pub fn open(checkpoint: &Path, args: &RecipeArgs) -> Result<Self> {
+        let source = Source::read(checkpoint, args, None)?;
+        let card = source.card(&source.network.recipe().name)?;
+        Ok(Self::new(source.network, card))
     }
 }
 

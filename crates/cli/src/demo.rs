@@ -33,7 +33,7 @@ macro_rules! bundled {
     };
 }
 
-/// The keyword model, and clips of its testing split; `models/zoo/kws12/README.md` has sources and
+/// The keyword model, its card, and clips of its testing split; `models/zoo/kws12/README.md` has sources and
 /// licences.
 const BUNDLED: [(&str, &[u8]); 5] =
     bundled!["kws12.pth", "kws12.toml", "yes.wav", "stop.wav", "left.wav"];
@@ -55,14 +55,15 @@ fn show(folder: &Path, runtime: &RuntimeArgs) -> Result<Answer> {
         let path = folder.join(name);
         fs::write(&path, bytes).with_context(|| path.display().to_string())?;
     }
-    let (checkpoint, file) = (folder.join("kws12.pth"), folder.join("kws12.onnx"));
+    let (checkpoint, file) = (folder.join(BUNDLED[0].0), folder.join("kws12.onnx"));
     let clips: Vec<PathBuf> = BUNDLED[2..].iter().map(|(name, _)| folder.join(name)).collect();
 
     let recipe = RecipeArgs::default();
     let Exported { source, bytes, .. } =
         export(&checkpoint, &file, &recipe, None, |_| Default::default(), true, None)?;
     terminal::note(format!(
-        "exported kws12.pth, {} parameters, to kws12.onnx, {:.2} MB",
+        "exported {}, {} parameters, to kws12.onnx, {:.2} MB",
+        BUNDLED[0].0,
         source.network.parameters(),
         bytes.len() as f64 / 1e6
     ));

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -13,8 +13,8 @@ use ssamba_training::score::{Report, report};
 
 use crate::{
     Answer,
-    clips::{self, Clip},
-    convert::{CandleSession, RecipeArgs, Source, sha256_of},
+    clips::{self, Clip, TableArgs},
+    convert::{CandleSession, RecipeArgs, sha256_of},
     listen::{Reader, TOGETHER, hear},
     provider::{Provider, RuntimeArgs, is_checkpoint},
 };
@@ -29,9 +29,8 @@ pub struct Args {
     /// Split of the table [default: all of it].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Folder from which the paths of the table go [default: the table's, or the one above].
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
+    #[command(flatten)]
+    table: TableArgs,
     /// Score once more without the clips of this label.
     #[arg(long, value_name = "LABEL")]
     without: Option<String>,
@@ -53,17 +52,47 @@ struct Line<'a> {
     sha256: String,
     provider: &'a str,
     data: String,
+    label_column: Option<&'a str>,
     split: Option<&'a str>,
     without: Option<&'a str>,
-    labels: &'a [String],
+    labels: &'a [&'a str],
     #[serde(flatten)]
     report: &'a Report,
 }
 
 pub fn run(args: &Args) -> Result<Answer> {
-    let at = || args.data.display().to_string();
     let mut session = open(args)?;
-    let clips = clips::of_either(&args.data, args.root.as_deref(), args.split.as_deref())?;
+    let clips = clips::of_either(&args.data, &args.table, args.split.as_deref())?;
+    let report = score(session.as_mut(), &args.model, &clips, args.without.as_deref())?;
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        let labels: Vec<&str> = report.classes.iter().map(|class| class.label.as_str()).collect();
+        let line = Line {
+            model: args.model.display().to_string(),
+            sha256: sha256_of(&args.model)?,
+            provider: session.provider(),
+            data: args.data.display().to_string(),
+            label_column: args.table.label_column.as_deref(),
+            split: args.split.as_deref(),
+            without: args.without.as_deref(),
+            labels: &labels,
+            report: &report,
+        };
+        writeln!(stdout, "{}", serde_json::to_string(&line)?)?;
+    } else {
+        print(&mut stdout, args, session.provider(), &report)?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Scores what `session` says of clips; `model` is its file, for messages. With `without`, once more
+/// without the clips of that label.
+pub fn score(
+    session: &mut dyn Session,
+    model: &Path,
+    clips: &[Clip],
+    without: Option<&str>,
+) -> Result<Report> {
     let mut reader = Reader::new(session.card())?;
     let together = session.card().batch.unwrap_or(TOGETHER);
     let progress = ProgressBar::new(clips.len() as u64)
@@ -72,14 +101,14 @@ pub fn run(args: &Args) -> Result<Answer> {
     for some in clips.chunks(together) {
         let prepared =
             some.iter().map(|clip| reader.read(&clip.path)).collect::<Result<Vec<_>>>()?;
-        for heard in hear(session.as_mut(), &prepared.iter().collect::<Vec<_>>())? {
+        for heard in hear(session, &prepared.iter().collect::<Vec<_>>())? {
             let output = heard.outputs.get(LOGITS).with_context(|| {
-                format!("{}: a model without classes has no score", args.model.display())
+                format!("{}: a model without classes has no score", model.display())
             })?;
             ensure!(
                 output.shape().len() == 2,
                 "{}: it says something of every second, and the clips have one label each",
-                args.model.display()
+                model.display()
             );
             logits.push(output.row(0).to_vec());
         }
@@ -94,28 +123,12 @@ pub fn run(args: &Args) -> Result<Answer> {
         })
     };
     let classes = |clip: &Clip| -> Result<Vec<usize>> {
-        clip.label.split(';').map(|label| class_of(label.trim())).collect()
+        let classes = clip.labels().map(class_of);
+        classes.collect::<Result<_>>().with_context(|| clip.path.display().to_string())
     };
-    let right = clips.iter().map(classes).collect::<Result<Vec<_>>>().with_context(at)?;
-    let without = args.without.as_deref().map(class_of).transpose()?;
-    let report = report(&labels, &logits, &right, without);
-    let mut stdout = io::stdout().lock();
-    if args.json {
-        let line = Line {
-            model: args.model.display().to_string(),
-            sha256: sha256_of(&args.model)?,
-            provider: session.provider(),
-            data: at(),
-            split: args.split.as_deref(),
-            without: args.without.as_deref(),
-            labels: &labels,
-            report: &report,
-        };
-        writeln!(stdout, "{}", serde_json::to_string(&line)?)?;
-    } else {
-        print(&mut stdout, args, session.provider(), &report)?;
-    }
-    Ok(Answer::Yes)
+    let right = clips.iter().map(classes).collect::<Result<Vec<_>>>()?;
+    let without = without.map(class_of).transpose().context("--without")?;
+    Ok(report(&labels, &logits, &right, without))
 }
 
 fn open(args: &Args) -> Result<Box<dyn Session>> {
@@ -128,9 +141,7 @@ fn open(args: &Args) -> Result<Box<dyn Session>> {
         "{}: a checkpoint runs in candle alone; export it to score another provider",
         args.model.display()
     );
-    let source = Source::read(&args.model, &args.recipe, None)?;
-    let card = source.card("checkpoint")?;
-    Ok(Box::new(CandleSession::new(source.network, card)))
+    Ok(Box::new(CandleSession::open(&args.model, &args.recipe)?))
 }
 
 fn print(out: &mut impl Write, args: &Args, provider: &str, report: &Report) -> io::Result<()> {

@@ -14,6 +14,8 @@ mod calibrate;
 mod chart;
 #[cfg(any(feature = "embedded", feature = "train"))]
 mod clips;
+#[cfg(any(all(feature = "convert", feature = "cuda"), feature = "train"))]
+mod command;
 #[cfg(feature = "convert")]
 mod convert;
 #[cfg(feature = "convert")]

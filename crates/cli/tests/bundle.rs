@@ -4,11 +4,11 @@ mod program;
 
 use std::{fs, path::Path, process::Command};
 
-use program::{ssamba_edge, stderr, stdout, zoo};
+use program::{KWS12, ssamba_edge, stderr, stdout, zoo};
 use serde_json::{Value, json};
 
 fn bundle(folder: &Path, target: &str, output: &str, more: &[&str]) {
-    let checkpoint = zoo("kws12.pth");
+    let checkpoint = zoo(KWS12);
     let checkpoint = checkpoint.to_str().unwrap();
     let arguments = [&["bundle", checkpoint, "--target", target, "-o", output], more].concat();
     let output = ssamba_edge(folder, &arguments);
@@ -93,8 +93,8 @@ fn what_was_changed_is_found() {
 fn bad_input_gets_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let checkpoint = folder.join("kws12.pth");
-    for file in ["kws12.pth", "kws12.toml"] {
+    let checkpoint = folder.join(KWS12);
+    for file in [KWS12, "kws12.toml"] {
         fs::copy(zoo(file), folder.join(file)).unwrap();
     }
     fs::write(folder.join("model.onnx"), b"no checkpoint").unwrap();

@@ -10,7 +10,7 @@ use std::{
     process::Output,
 };
 
-use program::{ssamba_edge, stderr, stdout, zoo};
+use program::{KWS12, ssamba_edge, stderr, stdout, zoo};
 use serde_json::Value;
 use ssamba_kws::{Settings, Spotter};
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ fn done(output: &Output) -> String {
 fn workshop() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    for file in ["kws12.pth", "kws12.toml"] {
+    for file in [KWS12, "kws12.toml"] {
         fs::copy(zoo(file), at(file)).unwrap();
     }
     for (label, word) in [("yes", "yes"), ("stop", "stop"), ("_unknown_", "left")] {
@@ -46,7 +46,7 @@ fn workshop() -> TempDir {
         writer.write_sample(hiss / 8).unwrap();
     }
     writer.finalize().unwrap();
-    done(&ssamba_edge(folder.path(), &["export", "kws12.pth", "-o", "kws.onnx"]));
+    done(&ssamba_edge(folder.path(), &["export", KWS12, "-o", "kws.onnx"]));
     folder
 }
 
@@ -135,7 +135,7 @@ fn a_folder_for_the_spotter_takes_what_was_measured() {
     let folder = workshop();
     let at = |name: &str| folder.path().join(name);
     let export = |options: &[&str]| {
-        let common = ["export", "kws12.pth", "--target", "embedded", "-o", "kws"];
+        let common = ["export", KWS12, "--target", "embedded", "-o", "kws"];
         ssamba_edge(folder.path(), &[&common, options].concat())
     };
     done(&export(&[]));
@@ -199,10 +199,10 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
     fs::write(at("other.json"), other).unwrap();
     let before = fs::read_dir(folder.path()).unwrap().count();
 
-    let embedded = ["export", "kws12.pth", "--target", "embedded", "-o", "new"];
+    let embedded = ["export", KWS12, "--target", "embedded", "-o", "new"];
     let export = |options: &[&str]| ssamba_edge(folder.path(), &[&embedded, options].concat());
     let onnx = |options: &[&str]| {
-        let common = ["export", "kws12.pth", "-o", "new.onnx"];
+        let common = ["export", KWS12, "-o", "new.onnx"];
         ssamba_edge(folder.path(), &[&common, options].concat())
     };
     let bench = |options: &[&str]| detect(folder.path(), options);
@@ -234,7 +234,7 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
         assert!(stderr.starts_with("error: ") && stderr.contains(words), "{words}: {stderr}");
         assert!(stderr.lines().count() == 1 || words.contains("--output"), "{stderr}");
     }
-    let full = ["export", "kws12.pth", "--target", "embedded", "-o", "full"];
+    let full = ["export", KWS12, "--target", "embedded", "-o", "full"];
     let output = ssamba_edge(folder.path(), &full);
     assert!(stderr(&output).contains("full: something else is there"), "{}", stderr(&output));
     assert!(at("full/letter.txt").is_file());

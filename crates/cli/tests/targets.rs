@@ -4,14 +4,14 @@ mod program;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use program::{ssamba_edge, stderr, stdout, zoo};
+use program::{KWS12, ssamba_edge, stderr, stdout, zoo};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with the keyword model's checkpoint, recipe and clips.
 fn workshop() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["kws12.pth", "kws12.toml", "yes.wav", "stop.wav", "left.wav"] {
+    for file in [KWS12, "kws12.toml", "yes.wav", "stop.wav", "left.wav"] {
         fs::copy(zoo(file), folder.path().join(file)).unwrap();
     }
     folder
@@ -76,7 +76,7 @@ fn every_target_is_listed_with_its_reason_and_its_file_is_what_the_list_says() {
         if target == "embedded" {
             continue;
         }
-        run(folder, &["export", "kws12.pth", "--target", target, "-o", "t.onnx"]);
+        run(folder, &["export", KWS12, "--target", target, "-o", "t.onnx"]);
         let file = json(&run(folder, &["inspect", "t.onnx", "--json"]));
         for (key, name) in
             [("lowering", "lowering"), ("precision", "precision"), ("frontend", "input")]
@@ -87,8 +87,7 @@ fn every_target_is_listed_with_its_reason_and_its_file_is_what_the_list_says() {
         assert!(file["ir_version"].as_i64() <= profile["ir"].as_i64(), "{target}");
         let heard = run(folder, &["run", "t.onnx", "yes.wav", "--provider", "cpu"]);
         assert!(heard.starts_with("yes.wav: yes 0.8"), "{target}: {heard}");
-        let verified =
-            ["verify", "t.onnx", "--against", "kws12.pth", "--provider", "cpu", "stop.wav"];
+        let verified = ["verify", "t.onnx", "--against", KWS12, "--provider", "cpu", "stop.wav"];
         assert!(run(folder, &verified).contains("1/1  within"), "{target}");
     }
 }
@@ -97,7 +96,7 @@ fn every_target_is_listed_with_its_reason_and_its_file_is_what_the_list_says() {
 fn options_that_are_spelled_out_come_before_the_target() {
     let folder = workshop();
     let folder = folder.path();
-    let webgpu = ["export", "kws12.pth", "--target", "web-webgpu", "-o", "t.onnx"];
+    let webgpu = ["export", KWS12, "--target", "web-webgpu", "-o", "t.onnx"];
     let spelled = ["--lowering", "scan-block", "--frontend", "fbank", "--precision", "int8"];
     run(folder, &[&webgpu[..], &spelled].concat());
     let card = &json(&run(folder, &["inspect", "t.onnx", "--json"]))["card"];
@@ -106,7 +105,7 @@ fn options_that_are_spelled_out_come_before_the_target() {
     // Together they are no file, whoever said which.
     let message = fails(folder, &[&webgpu[..], &["--precision", "int8"]].concat());
     assert!(message.contains("`linear-attention` is for GPUs, and int8 for CPUs"), "{message}");
-    let message = fails(folder, &["export", "kws12.pth", "--target", "toaster", "-o", "x.onnx"]);
+    let message = fails(folder, &["export", KWS12, "--target", "toaster", "-o", "x.onnx"]);
     assert!(message.contains("'toaster'") && message.contains("web-wasm"), "{message}");
 }
 
@@ -114,7 +113,7 @@ fn options_that_are_spelled_out_come_before_the_target() {
 fn a_spotter_takes_filter_banks() {
     let folder = workshop();
     let arguments =
-        ["export", "kws12.pth", "--target", "embedded", "--frontend", "waveform", "-o", "kws"];
+        ["export", KWS12, "--target", "embedded", "--frontend", "waveform", "-o", "kws"];
     let message = fails(folder.path(), &arguments);
     assert!(message.contains("the model takes waveforms"), "{message}");
     assert!(message.contains("export with --frontend fbank"), "{message}");
@@ -132,8 +131,8 @@ fn a_file_that_takes_a_waveform_hears_what_the_other_hears() {
     {
         clip(&folder.join("clips"), &format!("{name}.wav"), samples);
     }
-    run(folder, &["export", "kws12.pth", "-o", "f.onnx"]);
-    run(folder, &["export", "kws12.pth", "--frontend", "waveform", "-o", "w.onnx"]);
+    run(folder, &["export", KWS12, "-o", "f.onnx"]);
+    run(folder, &["export", KWS12, "--frontend", "waveform", "-o", "w.onnx"]);
     for provider in ["tract", "cpu"] {
         let heard = ["f.onnx", "w.onnx"].map(|file| {
             let lines =
@@ -155,7 +154,7 @@ fn a_file_that_takes_a_waveform_hears_what_the_other_hears() {
         }
     }
     for clips in [&[][..], &["yes.wav", "clips"]] {
-        let arguments = [&["verify", "w.onnx", "--against", "kws12.pth"], clips].concat();
+        let arguments = [&["verify", "w.onnx", "--against", KWS12], clips].concat();
         let table = run(folder, &arguments);
         assert_eq!(table.matches("within 1e-3").count(), 2, "{table}");
     }
@@ -168,8 +167,8 @@ fn a_file_that_takes_a_waveform_hears_what_the_other_hears() {
 fn verify_says_which_runtime_a_lowering_is_not_for() {
     let folder = workshop();
     let folder = folder.path();
-    run(folder, &["export", "kws12.pth", "--lowering", "scan", "-o", "s.onnx"]);
-    let output = ssamba_edge(folder, &["verify", "s.onnx", "--against", "kws12.pth"]);
+    run(folder, &["export", KWS12, "--lowering", "scan", "-o", "s.onnx"]);
+    let output = ssamba_edge(folder, &["verify", "s.onnx", "--against", KWS12]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).contains("cpu") && !stdout(&output).contains("tract"));
     assert!(stderr(&output).contains("not compared: tract: it loops over single tokens"));
@@ -185,7 +184,7 @@ fn a_file_tests_the_machine_that_it_is_on() {
     for options in
         [&[][..], &["--frontend", "waveform", "--lowering", "scan-block"], &["--precision", "int8"]]
     {
-        let export = [&["export", "kws12.pth", "-o", "s.onnx"], options].concat();
+        let export = [&["export", KWS12, "-o", "s.onnx"], options].concat();
         run(folder, &export);
         let first = fs::read(folder.join("s.onnx")).unwrap();
         run(folder, &export);
@@ -212,7 +211,7 @@ fn a_file_tests_the_machine_that_it_is_on() {
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         assert!(stdout(&output).contains("cpu DOES NOT compute what it should"));
     }
-    run(folder, &["export", "kws12.pth", "--no-selftest", "-o", "n.onnx"]);
+    run(folder, &["export", KWS12, "--no-selftest", "-o", "n.onnx"]);
     let message = fails(folder, &["run", "--selftest", "n.onnx"]);
     assert!(message.contains("export it without --no-selftest"), "{message}");
     fails(folder, &["run", "n.onnx"]);
@@ -222,7 +221,7 @@ fn a_file_tests_the_machine_that_it_is_on() {
 fn eval_takes_clips_of_any_length_where_the_front_end_is_inside() {
     let folder = workshop();
     let folder = folder.path();
-    run(folder, &["export", "kws12.pth", "--frontend", "waveform", "-o", "w.onnx"]);
+    run(folder, &["export", KWS12, "--frontend", "waveform", "-o", "w.onnx"]);
     // Taken for clips of one length, the third would be the second half of the second.
     for (word, samples) in [("left", 16_000), ("stop", 32_000), ("yes", 16_000)] {
         fs::create_dir_all(folder.join("words").join(word)).unwrap();

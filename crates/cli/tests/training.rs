@@ -3,7 +3,11 @@
 
 mod program;
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use program::{ssamba_edge, stderr, stdout};
 use serde_json::Value;
@@ -90,7 +94,10 @@ fn what_is_trained_is_exported_and_scored() {
     let output = train(&folder, &["-o", "run", "--epochs", "25", "--batch", "2"]);
     done(&output);
     let words = stderr(&output);
-    assert!(words.contains("12 to learn from, 4 for validation, 2 labels"), "{words}");
+    assert!(
+        words.contains("12 to learn from, 4 for validation, 4 for testing, 2 labels"),
+        "{words}"
+    );
     assert!(words.contains("epoch 25/25  loss "), "{words}");
     let lines = String::from_utf8(read(&folder, "run/metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 25);
@@ -132,6 +139,152 @@ fn what_is_trained_is_exported_and_scored() {
     assert!(stderr(&output).contains("18 to learn from, 2 for validation"), "{}", stderr(&output));
 }
 
+fn card(folder: &TempDir, file: &str) -> toml::Table {
+    String::from_utf8(read(folder, file)).unwrap().parse().unwrap()
+}
+
+fn sha256(folder: &TempDir, file: &str) -> String {
+    let sum = Command::new("sha256sum").arg(folder.path().join(file)).output().unwrap();
+    stdout(&sum).split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn the_card_says_how_a_checkpoint_was_made_and_how_good_it_is() {
+    let folder = workshop();
+    // Some clips are wrong on purpose, so that the shares of the splits differ.
+    let table = String::from_utf8(read(&folder, "clips.csv")).unwrap();
+    let table = table.replace("clips/low/5.wav,low", "clips/low/5.wav,high");
+    fs::write(folder.path().join("clips.csv"), table).unwrap();
+    let more = ["-o", "run", "--epochs", "25", "--batch", "2", "--seed", "3", "--threads", "1"];
+    let named = ["--name", "tones", "--license", "CC0 1.0", "--background", "low"];
+    let output = train(&folder, &[&more[..], &named].concat());
+    done(&output);
+    let best = card(&folder, "run/best.toml");
+    assert_eq!(best["name"].as_str(), Some("tones"));
+    assert_eq!(best["sha256"].as_str().unwrap(), sha256(&folder, "run/best.safetensors"));
+    let data = &best["data"];
+    assert_eq!(data["source"].as_str(), Some("clips.csv"));
+    assert_eq!(data["sha256"].as_str().unwrap(), sha256(&folder, "clips.csv"));
+    assert_eq!(data["licence"].as_str(), Some("CC0 1.0"));
+    let counts = ["training", "validation", "testing"].map(|part| data[part].as_integer().unwrap());
+    assert_eq!(counts, [12, 4, 4]);
+    let training = &best["training"];
+    let command = training["command"].as_str().unwrap();
+    assert_eq!(
+        command,
+        format!(
+            "ssamba-edge {} --epochs 25 --batch 2 --seed 3 --name tones --license 'CC0 1.0' \
+             --background low",
+            MICRO.join(" ")
+        )
+    );
+    assert_eq!(training["seed"].as_integer(), Some(3));
+    assert_eq!(training["plan"]["name"].as_str(), Some("full-band"));
+    assert_eq!(training["plan"]["rate"].as_float(), Some(0.005));
+
+    // The figures are those of the epoch, and of `eval`.
+    let lines = String::from_utf8(read(&folder, "run/metrics.jsonl")).unwrap();
+    let epochs: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let epoch = training["epoch"].as_integer().unwrap();
+    assert_eq!(epochs.iter().rev().find(|line| line["best"] == true).unwrap()["epoch"], epoch);
+    let near = |said: &toml::Value, share: &Value| {
+        assert!(
+            (said.as_float().unwrap() - share.as_f64().unwrap()).abs() < 1e-6,
+            "{said} {share}"
+        );
+    };
+    let of_epoch = &epochs[usize::try_from(epoch).unwrap() - 1];
+    near(&best["accuracy"]["validation"], &of_epoch["validation_accuracy"]);
+    let eval = [
+        "eval",
+        "run/best.safetensors",
+        "clips.csv",
+        "--split",
+        "testing",
+        "--without",
+        "low",
+        "--json",
+    ];
+    let scored: Value = serde_json::from_str(&done(&ssamba_edge(folder.path(), &eval))).unwrap();
+    near(&best["accuracy"]["testing"], &scored["accuracy"]);
+    near(&best["accuracy"]["testing_without"]["low"], &scored["accuracy_without"]);
+    near(&best["mean_average_precision"]["testing"], &scored["mean_average_precision"]);
+    assert_ne!(scored["accuracy"], scored["accuracy_without"]);
+    assert!(stderr(&output).contains("of 4 clips, "), "{}", stderr(&output));
+
+    // The last epoch is not scored, and a finished run that is resumed says the same again.
+    let last = card(&folder, "run/last.toml");
+    assert_eq!(last["training"]["epoch"].as_integer(), Some(25));
+    assert!(last["accuracy"].get("testing").is_none());
+    let again = ["-o", "run", "--epochs", "25", "--batch", "2", "--seed", "3", "--resume"];
+    done(&train(&folder, &[&again[..], &named].concat()));
+    assert_eq!(card(&folder, "run/best.toml"), best);
+
+    // Weights under the card of others.
+    fs::copy(folder.path().join("run/last.toml"), folder.path().join("run/best.toml")).unwrap();
+    let export = ["export", "run/best.safetensors", "-o", "tones.onnx"];
+    let train = ["train", "clips.csv", "--from", "run/best.safetensors", "-o", "on"];
+    assert!(epoch < 25, "nothing was gained by then");
+    for arguments in [&export[..], &train] {
+        let output = ssamba_edge(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("it is of other weights"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn folds_and_columns_are_chosen_by_name() {
+    let folder = workshop();
+    let mut table = String::from("path,label,split,speaker\n");
+    for (label, number) in ["low", "high"].into_iter().flat_map(|l| (0..10).map(move |n| (l, n))) {
+        let fold = number % 4 + 1;
+        let speaker = if label == "low" { "anna" } else { "bert" };
+        table += &format!("clips/{label}/{number}.wav,tone,fold{fold},{speaker}\n");
+    }
+    fs::write(folder.path().join("folds.csv"), table).unwrap();
+    let micro = [&["train", "folds.csv"], &MICRO[2..]].concat();
+    let folds = ["--training", "fold1,fold2,fold3", "--testing", "fold4"];
+    let column = ["--label-column", "speaker"];
+    let rest = ["--validation", "0", "-o", "run", "--epochs", "12", "--batch", "2"];
+    let output = ssamba_edge(folder.path(), &[&micro[..], &folds, &column, &rest].concat());
+    done(&output);
+    let words = stderr(&output);
+    assert!(
+        words.contains("16 to learn from, 0 for validation, 4 for testing, 2 labels"),
+        "{words}"
+    );
+    assert!(words.contains("testing     100.00 % of 4 clips, mAP 1.0000"), "{words}");
+    assert_eq!(read(&folder, "run/best.safetensors"), read(&folder, "run/last.safetensors"));
+    let best = card(&folder, "run/best.toml");
+    assert_eq!(best["labels"].as_array().unwrap().len(), 2);
+    assert_eq!(best["training"]["epoch"].as_integer(), Some(12));
+    assert!(best["accuracy"].get("validation").is_none());
+    let page = String::from_utf8(read(&folder, "run/report.html")).unwrap();
+    assert!(page.contains("<svg") && !page.contains("NaN"), "{page}");
+
+    let eval = |more: &[&str]| {
+        let eval = ["eval", "run/best.safetensors", "folds.csv", "--json", "--split", "fold4"];
+        ssamba_edge(folder.path(), &[&eval[..], more].concat())
+    };
+    let scored: Value = serde_json::from_str(&done(&eval(&column))).unwrap();
+    assert_eq!((&scored["label_column"], &scored["accuracy"]), (&"speaker".into(), &1.0.into()));
+    for (output, needle) in [
+        (eval(&[]), "low/3.wav: the model does not know the label `tone`, but anna, bert"),
+        (
+            eval(&["--label-column", "speakr"]),
+            "no column `speakr`, it has path, label, split, speaker",
+        ),
+        (
+            eval(&[&column[..], &["--without", "tone"]].concat()),
+            "--without: the model does not know",
+        ),
+    ] {
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains(needle), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn one_seed_gives_one_file_and_a_resumed_run_gives_it_too() {
     let folder = workshop();
@@ -144,6 +297,7 @@ fn one_seed_gives_one_file_and_a_resumed_run_gives_it_too() {
         assert!(file("a", name) == file("b", name), "{name} differs between two runs");
         assert!(file("a", name) != file("c", name), "{name} does not depend on the seed");
     }
+    assert!(read(&folder, "a/best.toml") == read(&folder, "b/best.toml"), "cards differ");
     // The state of a longer plan is not that of a shorter one.
     let again = train(&folder, &["-o", "a", "--epochs", "3"]);
     assert_eq!(again.status.code(), Some(2));
@@ -158,7 +312,7 @@ fn one_seed_gives_one_file_and_a_resumed_run_gives_it_too() {
 fn ctrl_c_saves_and_resume_ends_where_the_run_would_have() {
     use std::{
         io::{BufRead, BufReader},
-        process::{Command, Stdio},
+        process::Stdio,
     };
     let folder = workshop();
     done(&train(&folder, &["-o", "whole", "--epochs", "30", "--batch", "2"]));
@@ -304,6 +458,9 @@ fn the_transformer_is_trained_by_the_same_commands() {
 fn what_cannot_be_trained_is_said_before_anything_is_written() {
     let folder = workshop();
     fs::write(folder.path().join("empty.csv"), "path,label,split\n").unwrap();
+    let gone = "path,label,split\nclips/low/0.wav,low,training\nclips/high/0.wav,high,validation\n\
+                gone.wav,low,testing\n";
+    fs::write(folder.path().join("gone.csv"), gone).unwrap();
     fs::write(folder.path().join("one.csv"), "path,label\nclips/low/1.wav,low\n").unwrap();
     for (arguments, needle) in [
         (
@@ -321,6 +478,20 @@ fn what_cannot_be_trained_is_said_before_anything_is_written() {
         (&["clips.csv", "--from", "scratch", "--depth", "3"], "3 layers, an odd number"),
         (&["clips", "--from", "scratch", "--validation", "1.5"], "a share from 0 to 1"),
         (&["clips.csv", "--from", "scratch", "--resume"], "run: no state of a run to resume"),
+        (
+            &["clips.csv", "--from", "scratch", "--training", "fold1"],
+            "clips.csv: --training: no clips of the split `fold1`, there are testing, training",
+        ),
+        (
+            &["clips.csv", "--from", "scratch", "--testing", "training"],
+            "to learn from and for testing",
+        ),
+        (
+            &["clips.csv", "--from", "scratch", "--label-column", "speaker"],
+            "clips.csv: no column `speaker`, it has path, label, split",
+        ),
+        (&["clips", "--from", "scratch", "--label-column", "label"], "a folder has no columns"),
+        (&["gone.csv", "--from", "scratch"], "gone.wav: no such file, a clip of the testing split"),
     ] {
         let output = ssamba_edge(folder.path(), &[&["train"], arguments, &["-o", "run"]].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));

@@ -25,7 +25,18 @@
 //! patch = [128, 4]
 //! embed_dim = 64
 //! depth = 12
+//! # optional, checked against the file that this one lies beside:
+//! sha256 = "..."              # of the weights, hexadecimal
+//! # for people, nothing is read from them:
+//! task = "..."
+//! form = "..."
+//! parameters = 527052
+//! [accuracy]                  # mean_average_precision
+//! [data]
+//! [training]
 //! ```
+//!
+//! With the last of these it is the card of a model, as `train` writes it.
 
 use std::{fs, path::Path};
 
@@ -76,11 +87,11 @@ pub struct Recipe {
     pub pairwise: bool,
     /// SSAMBA: mean instead of sum of the two directions (upstream `if_devide_out`).
     pub halve: bool,
-    /// Sizes that the file claims, checked against the tensors.
+    /// What the file claims of the weights.
     pub claims: Claims,
 }
 
-/// Sizes that a recipe file may claim.
+/// What a recipe file may claim of the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims {
     /// Mel bins and frames of a patch.
@@ -89,6 +100,9 @@ pub struct Claims {
     pub embed_dim: Option<usize>,
     /// Number of layers.
     pub depth: Option<usize>,
+    /// SHA-256 of the checkpoint file, hexadecimal. It holds for the file that the recipe lies beside;
+    /// [`Recipe::check`] sees tensors alone, [`Recipe::beside`] checks it.
+    pub sha256: Option<String>,
 }
 
 /// The TOML form; the keys are those of the cards that accompany checkpoints.
@@ -119,6 +133,7 @@ struct File {
     patch: Option<[usize; 2]>,
     embed_dim: Option<usize>,
     depth: Option<usize>,
+    sha256: Option<String>,
     // For people; nothing is read from them.
     #[serde(rename = "task")]
     _task: Option<String>,
@@ -128,8 +143,12 @@ struct File {
     _parameters: Option<u64>,
     #[serde(rename = "accuracy")]
     _accuracy: Option<toml::Table>,
+    #[serde(rename = "mean_average_precision")]
+    _mean_average_precision: Option<toml::Table>,
     #[serde(rename = "data")]
     _data: Option<toml::Table>,
+    #[serde(rename = "training")]
+    _training: Option<toml::Table>,
 }
 
 fn sixteen_kilohertz() -> u32 {
@@ -238,6 +257,29 @@ impl Recipe {
             .with_context(|| format!("{}: not a recipe", path.display()))
     }
 
+    /// The recipe that lies beside a checkpoint file of a SHA-256, if there is one: the TOML file of its
+    /// name.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and when the recipe says that it belongs to another file.
+    pub fn beside(checkpoint: &Path, sha256: &str) -> Result<Option<Self>> {
+        let path = checkpoint.with_extension("toml");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let recipe = Self::read(&path)?;
+        if let Some(claim) = &recipe.claims.sha256 {
+            ensure!(
+                claim.eq_ignore_ascii_case(sha256),
+                "{}: it is of other weights, with sha256 {claim}, and {} has {sha256}; to take it \
+                 nevertheless, name it by --recipe",
+                path.display(),
+                checkpoint.display()
+            );
+        }
+        Ok(Some(recipe))
+    }
+
     /// Parses a TOML recipe; `name` is used where it gives none.
     ///
     /// # Errors
@@ -267,6 +309,12 @@ impl Recipe {
         }
         let labels = file.labels.unwrap_or_default();
         check_labels(&labels)?;
+        if let Some(sha256) = &file.sha256 {
+            ensure!(
+                sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "`sha256` is `{sha256}`, expected 64 hexadecimal digits"
+            );
+        }
         Ok(Self {
             name: file.name.unwrap_or_else(|| name.into()),
             labels,
@@ -278,7 +326,12 @@ impl Recipe {
             norm: file.norm,
             pairwise: file.pairwise,
             halve: file.halve,
-            claims: Claims { patch: file.patch, embed_dim: file.embed_dim, depth: file.depth },
+            claims: Claims {
+                patch: file.patch,
+                embed_dim: file.embed_dim,
+                depth: file.depth,
+                sha256: file.sha256,
+            },
         })
     }
 
@@ -346,7 +399,7 @@ impl Recipe {
     /// Names the first claim that differs.
     pub fn check(&self, sizes: impl Into<Sizes>) -> Result<()> {
         let sizes = sizes.into();
-        let Claims { patch, embed_dim, depth } = self.claims;
+        let &Claims { patch, embed_dim, depth, .. } = &self.claims;
         let found = [sizes.patch_f, sizes.patch_t];
         if let Some(patch) = patch.filter(|&patch| patch != found) {
             bail!("recipe `{}` says patch = {patch:?}, the checkpoint has {found:?}", self.name);
@@ -430,7 +483,12 @@ mod tests {
         recipes.push(Recipe::parse(&format!("{KWS}halve = false\n"), "a \"b\" \\").unwrap());
         for mut recipe in recipes {
             let read = Recipe::parse(&recipe.to_toml(sizes), "").unwrap();
-            recipe.claims = Claims { patch: Some([128, 4]), embed_dim: Some(64), depth: Some(12) };
+            recipe.claims = Claims {
+                patch: Some([128, 4]),
+                embed_dim: Some(64),
+                depth: Some(12),
+                sha256: None,
+            };
             assert_eq!(read, recipe);
         }
     }
@@ -457,5 +515,22 @@ mod tests {
         assert!(recipe.check(sizes).is_ok());
         assert!(recipe.check(Sizes { n_classes: Some(3), ..sizes }).is_err());
         assert_eq!(recipe.grid(sizes).unwrap(), (1, 48));
+    }
+    #[test]
+    fn a_card_belongs_to_the_weights_that_it_says() {
+        let folder = std::env::temp_dir().join(format!("ssamba-recipe-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let checkpoint = folder.join("kws.safetensors");
+        let (ours, other) = ("ab".repeat(32), "cd".repeat(32));
+        assert_eq!(Recipe::beside(&checkpoint, &ours).unwrap(), None);
+        let tables = "[accuracy]\nvalidation = 0.9\n[data]\ntraining = 3\n[training]\nseed = 1\n";
+        fs::write(folder.join("kws.toml"), format!("{KWS}sha256 = '{ours}'\n{tables}")).unwrap();
+        let recipe = Recipe::beside(&checkpoint, &ours.to_uppercase()).unwrap().unwrap();
+        assert_eq!(recipe.claims.sha256, Some(ours.clone()));
+        let message = Recipe::beside(&checkpoint, &other).unwrap_err().to_string();
+        assert!(message.contains("kws.toml: it is of other weights") && message.contains(&ours));
+        fs::remove_dir_all(&folder).unwrap();
+        let message = Recipe::parse(&format!("{KWS}sha256 = 'abc'\n"), "").unwrap_err();
+        assert!(message.to_string().contains("`sha256` is `abc`"), "{message}");
     }
 }

@@ -14,6 +14,7 @@ import onnxruntime
 import ssamba_edge
 
 ZOO = Path(__file__).parents[3] / "models" / "zoo" / "kws12"
+CHECKPOINT = ZOO / "kws12.pth"
 WORDS = ("yes", "stop", "left")
 
 
@@ -34,8 +35,8 @@ class Package(unittest.TestCase):
         cls.addClassCleanup(cls.folder.cleanup)
         folder = Path(cls.folder.name)
         cls.waveform, cls.fbank = folder / "waveform.onnx", folder / "fbank.onnx"
-        program("export", ZOO / "kws12.pth", "--frontend", "waveform", "-o", cls.waveform)
-        program("export", ZOO / "kws12.pth", "-o", cls.fbank)
+        program("export", CHECKPOINT, "--frontend", "waveform", "-o", cls.waveform)
+        program("export", CHECKPOINT, "-o", cls.fbank)
         cls.model = ssamba_edge.load(cls.waveform)
 
     def test_everything_comes_from_the_environment(self):
@@ -98,7 +99,7 @@ class Package(unittest.TestCase):
 
     def test_a_file_without_a_test_says_so(self):
         bare = Path(self.folder.name) / "bare.onnx"
-        program("export", ZOO / "kws12.pth", "--frontend", "waveform", "--no-selftest", "-o", bare)
+        program("export", CHECKPOINT, "--frontend", "waveform", "--no-selftest", "-o", bare)
         with self.assertRaisesRegex(ssamba_edge.ModelError, "--no-selftest"):
             ssamba_edge.load(bare).selftest()
 

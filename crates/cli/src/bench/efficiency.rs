@@ -17,6 +17,7 @@ use ssamba_ort::{Arena, Cuda, Gpu, OUT_OF_MEMORY, OrtSession};
 use crate::{
     Answer,
     chart::{self, Curve, Panel, Scale},
+    command,
     convert::write_whole,
     export::Precision,
     terminal,
@@ -207,7 +208,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         Device::Cpu => "CPU, one thread".into(),
     };
     let mut report = Report {
-        command: command(std::env::args().skip(1)),
+        command: command::again(std::env::args().skip(1), &["-o", "--output", "--ort-lib"]),
         machine,
         runtime: String::new(),
         points: Vec::new(),
@@ -248,19 +249,6 @@ fn curves(args: &Args) -> Vec<Case> {
         }
     }
     curves
-}
-
-/// The command to measure the same again: without the names of folders, which are no part of it.
-fn command(mut arguments: impl Iterator<Item = String>) -> String {
-    let mut words = vec!["ssamba-edge".to_owned()];
-    while let Some(word) = arguments.next() {
-        match word.as_str() {
-            "-o" | "--output" | "--ort-lib" => drop(arguments.next()),
-            _ if word.starts_with("--output=") || word.starts_with("--ort-lib=") => {}
-            _ => words.push(word),
-        }
-    }
-    words.join(" ")
 }
 
 fn line(point: &Point) -> String {
@@ -460,7 +448,7 @@ fn chart(machine: &str, points: &[Point]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Point, chart, command};
+    use super::{Point, chart};
 
     #[test]
     fn a_chart_has_what_was_measured() {
@@ -479,12 +467,5 @@ mod tests {
         let svg = chart("a", &[point(512, Some(1.5)), point(1_024, Some(3.0)), point(2_048, None)]);
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(svg.contains("ssamba tiny fp16, batch 4") && !svg.contains("MiB"), "{svg}");
-    }
-
-    #[test]
-    fn a_command_is_written_down_without_folders() {
-        let words = "bench efficiency --runs 3 -o a/b --ort-lib=c.so --output d --tokens 8";
-        let again = command(words.split(' ').map(Into::into));
-        assert_eq!(again, "ssamba-edge bench efficiency --runs 3 --tokens 8");
     }
 }

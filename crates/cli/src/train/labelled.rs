@@ -1,32 +1,38 @@
 //! `ssamba-edge train`: learning from labelled clips.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use ssamba_contract::{FrontEnd, Scores};
-use ssamba_model_common::{Recipe, recipe::check_labels};
+use ssamba_model_common::Recipe;
 use ssamba_training::{
-    Data, Example, Network, Plan, Random, Trainer,
+    Data, Example, Network, Plan, Trainer,
     loss::loss,
     plan::{Loss, PLANS},
     score::report,
 };
 
 use super::{
-    NetworkArgs, Objective, RunArgs, announce, data::frames, drive, metrics::Epoch, pair,
-    recipe_of, share,
+    NetworkArgs, Objective, RunArgs, announce, card,
+    data::frames,
+    drive,
+    metrics::Epoch,
+    pair, recipe_of,
+    split::{self, Split, SplitArgs, split},
 };
 use crate::{
     Answer,
-    clips::{self, Clip},
+    clips::{Clip, TableArgs},
+    convert::{CandleSession, RecipeArgs, sha256_of},
+    eval::score,
 };
 
 /// Train a classifier on labelled clips; `export` takes the checkpoint that comes out.
 #[derive(clap::Args)]
 pub struct Args {
     /// CSV table with the columns path, label (several with `;` between) and split (training,
-    /// validation), or a folder with one folder of clips a label.
+    /// validation, testing), or a folder with one folder of clips a label.
     data: PathBuf,
     /// Where to start: a checkpoint, pretrained or trained, or `scratch`.
     #[arg(long, value_name = "CHECKPOINT|scratch")]
@@ -42,12 +48,16 @@ pub struct Args {
     stride: Option<String>,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Folder from which the paths of the table go [default: the table's, or the one above].
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Share of the clips of each label that is kept for validation where there is no split.
-    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = share)]
-    validation: f64,
+    /// Name of the model in its card [default: the recipe's].
+    #[arg(long)]
+    name: Option<String>,
+    /// Licence of the clips, for the card.
+    #[arg(long, value_name = "TEXT")]
+    license: Option<String>,
+    #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
+    split: SplitArgs,
     /// Label whose clips are mixed into others, if there are any.
     #[arg(long, value_name = "LABEL", default_value = "_silence_")]
     background: String,
@@ -55,16 +65,9 @@ pub struct Args {
     run: RunArgs,
 }
 
-/// Clips by split, and the labels of all.
-struct Split {
-    labels: Vec<String>,
-    training: Vec<(PathBuf, Vec<usize>)>,
-    validation: Vec<(PathBuf, Vec<usize>)>,
-}
-
 pub fn run(args: &Args) -> Result<Answer> {
     args.run.check()?;
-    let split = split(args)?;
+    let split = split(&args.data, &args.table, &args.split, args.run.seed)?;
     let Some(plan) = Plan::named(&args.plan) else {
         bail!("no plan `{}`: expected {}", args.plan, PLANS.join(", "));
     };
@@ -76,13 +79,24 @@ pub fn run(args: &Args) -> Result<Answer> {
     let objective = Labelled {
         training: data(&split.training, background, &front_end, true, threads)?,
         validation: data(&split.validation, None, &front_end, false, threads)?,
+        described: card::Data {
+            source: args.data.display().to_string(),
+            sha256: args.data.is_file().then(|| sha256_of(&args.data)).transpose()?,
+            licence: args.license.clone(),
+            training: split.training.len(),
+            validation: split.validation.len(),
+            testing: split.testing.len(),
+        },
+        background: background.map(|_| args.background.clone()),
+        testing: split.testing,
         labels: split.labels,
     };
     let trainer = Trainer::new(network, plan, args.run.seed, threads)?;
     let clips = format!(
-        "{} to learn from, {} for validation, {} labels",
+        "{} to learn from, {} for validation, {} for testing, {} labels",
         objective.training.clips.len(),
         objective.validation.clips.len(),
+        objective.testing.len(),
         objective.labels.len()
     );
     announce(&trainer, &args.from, &clips);
@@ -90,7 +104,7 @@ pub fn run(args: &Args) -> Result<Answer> {
 }
 
 fn data(
-    clips: &[(PathBuf, Vec<usize>)],
+    clips: &[split::Labelled],
     background: Option<usize>,
     front_end: &FrontEnd,
     fill: bool,
@@ -120,6 +134,9 @@ fn network(args: &Args, plan: &Plan, split: &Split) -> Result<Network> {
         if let Some(stride) = &args.stride {
             (recipe.stride_f, recipe.stride_t) = pair("--stride", stride)?;
         }
+        if let Some(name) = &args.name {
+            recipe.name = name.clone();
+        }
         recipe.claims = Default::default();
         Ok(recipe)
     };
@@ -139,74 +156,34 @@ fn network(args: &Args, plan: &Plan, split: &Split) -> Result<Network> {
         .with_context(|| path.display().to_string())
 }
 
-fn split(args: &Args) -> Result<Split> {
-    let clips = clips::of_either(&args.data, args.root.as_deref(), None)?;
-    let of = |clip: &Clip| -> Vec<String> {
-        clip.label
-            .split(';')
-            .map(str::trim)
-            .filter(|label| !label.is_empty())
-            .map(Into::into)
-            .collect()
-    };
-    let labels: Vec<String> =
-        clips.iter().flat_map(of).collect::<BTreeSet<_>>().into_iter().collect();
-    check_labels(&labels).with_context(|| args.data.display().to_string())?;
-    ensure!(
-        labels.len() > 1,
-        "{}: {} label, expected at least two",
-        args.data.display(),
-        labels.len()
-    );
-    let indexed = |clip: &Clip| {
-        let classes = of(clip);
-        (
-            clip.path.clone(),
-            classes.iter().filter_map(|label| labels.binary_search(label).ok()).collect::<Vec<_>>(),
-        )
-    };
-    let (mut training, mut validation) = (Vec::new(), Vec::new());
-    if clips.iter().any(|clip| clip.split.is_some()) {
-        for clip in &clips {
-            match clip.split.as_deref() {
-                Some("training" | "train") => training.push(indexed(clip)),
-                Some("validation" | "valid" | "val") => validation.push(indexed(clip)),
-                // Whatever else there is was not meant to be learned from or chosen by.
-                _ => {}
-            }
-        }
-    } else {
-        let names: BTreeSet<&str> = clips.iter().map(|clip| clip.label.as_str()).collect();
-        for (number, name) in names.into_iter().enumerate() {
-            let of_label: Vec<&Clip> = clips.iter().filter(|clip| clip.label == name).collect();
-            let held = (of_label.len() as f64 * args.validation).round() as usize;
-            let order = Random::new(args.run.seed, &[4, number as u64]).order(of_label.len());
-            for (place, index) in order.into_iter().enumerate() {
-                let to = if place < held { &mut validation } else { &mut training };
-                to.push(indexed(of_label[index]));
-            }
-        }
-    }
-    ensure!(
-        !training.is_empty() && !validation.is_empty(),
-        "{}: {} clips to learn from and {} for validation, expected some of both; the splits of a \
-         table are called training and validation",
-        args.data.display(),
-        training.len(),
-        validation.len()
-    );
-    Ok(Split { labels, training, validation })
-}
-
 struct Labelled {
     labels: Vec<String>,
     training: Data,
     validation: Data,
+    testing: Vec<Clip>,
+    /// The label that scores leave out once.
+    background: Option<String>,
+    described: card::Data,
 }
 
 impl Objective for Labelled {
     fn clips(&self) -> usize {
         self.training.clips.len()
+    }
+
+    fn data(&self) -> &card::Data {
+        &self.described
+    }
+
+    fn test(&self, checkpoint: &Path) -> Result<Option<card::Tested>> {
+        if self.testing.is_empty() {
+            return Ok(None);
+        }
+        // The file itself, in the network that `export` lowers.
+        let mut session = CandleSession::open(checkpoint, &RecipeArgs::default())?;
+        let without = self.background.as_deref();
+        let report = score(&mut session, checkpoint, &self.testing, without)?;
+        Ok(Some(card::Tested { report, without: self.background.clone() }))
     }
 
     fn step(&self, trainer: &mut Trainer, batch: &[usize], steps: usize) -> Result<f64> {
@@ -221,6 +198,9 @@ impl Objective for Labelled {
     fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>> {
         epoch.accuracy = Some(trainer.progress.sums.mean(0));
         let clips = &self.validation.clips;
+        if clips.is_empty() {
+            return Ok(None);
+        }
         let logits = trainer.logits(clips)?;
         let right: Vec<Vec<usize>> = clips.iter().map(|clip| clip.classes.clone()).collect();
         let report = report(&self.labels, &logits, &right, None);

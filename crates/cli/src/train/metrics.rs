@@ -71,6 +71,11 @@ impl Log {
         Ok(Self { lines, page: folder.join("report.html"), epochs })
     }
 
+    /// The epoch with the best validation.
+    pub fn best(&self) -> Option<&Epoch> {
+        self.epochs.iter().rev().find(|epoch| epoch.best)
+    }
+
     /// Writes an epoch down, and says it.
     pub fn add(&mut self, epoch: Epoch, trainer: &Trainer) -> Result<()> {
         let epochs = trainer.plan.epochs;
@@ -112,8 +117,7 @@ impl Log {
         let curve = |name: &str, value: &dyn Fn(&Epoch) -> Option<f64>| {
             let point = |epoch: &Epoch| Some((epoch.epoch as f64, value(epoch)?));
             let points: Vec<_> = self.epochs.iter().filter_map(point).collect();
-            let best = self.epochs.iter().rev().find(|epoch| epoch.best);
-            Curve { name: name.into(), points, marked: best.and_then(point) }
+            Curve { name: name.into(), points, marked: self.best().and_then(point) }
         };
         let steps = (self.epochs.len() as f64 / 8.0).ceil().max(1.0);
         let panel = |title: &str, training: Curve, validation: Curve| {

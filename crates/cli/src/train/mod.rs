@@ -1,9 +1,11 @@
 //! `ssamba-edge train` and `ssamba-edge pretrain`.
 
+mod card;
 mod data;
 pub mod labelled;
 mod live;
 mod metrics;
+mod split;
 pub mod unlabelled;
 
 use std::{
@@ -21,12 +23,13 @@ use ssamba_ssast::HEAD_WIDTH;
 use ssamba_training::{Config, Gpu, Network, Plan, Trainer};
 
 use self::{
+    card::{Data, Tested, card},
     live::Live,
     metrics::{Epoch, Log},
 };
 use crate::{
     Answer,
-    convert::{Arch, class_tokens, write_whole},
+    convert::{Arch, class_tokens, sha256_of, write_whole},
     terminal,
 };
 
@@ -209,12 +212,40 @@ impl Folder {
         self.0.join("state.safetensors")
     }
 
-    /// Writes the network as it is, with the recipe that `export` needs beside it.
-    fn checkpoint(&self, name: &str, trainer: &Trainer) -> Result<()> {
-        let recipe = trainer.network.recipe();
-        let toml = recipe.to_toml(trainer.network.config());
-        write_whole(&self.0.join(format!("{name}.toml")), toml.as_bytes())?;
-        write_whole(&self.0.join(format!("{name}.safetensors")), &trainer.checkpoint()?)
+    fn weights(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.safetensors"))
+    }
+
+    fn card(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.toml"))
+    }
+
+    /// Writes the network as it is, with its card beside it, which `export` needs.
+    fn checkpoint(
+        &self,
+        name: &str,
+        trainer: &Trainer,
+        data: &Data,
+        epoch: Option<&Epoch>,
+    ) -> Result<()> {
+        let checkpoint = trainer.checkpoint()?;
+        let card = card(trainer, &checkpoint, data, epoch, None)?;
+        write_whole(&self.card(name), card.as_bytes())?;
+        write_whole(&self.weights(name), &checkpoint)
+    }
+
+    /// Writes what the best checkpoint scores into its card.
+    fn tested(
+        &self,
+        trainer: &Trainer,
+        data: &Data,
+        best: Option<&Epoch>,
+        tested: &Tested,
+    ) -> Result<()> {
+        let path = self.weights("best");
+        let checkpoint = fs::read(&path).with_context(|| path.display().to_string())?;
+        let card = card(trainer, &checkpoint, data, best, Some(tested))?;
+        write_whole(&self.card("best"), card.as_bytes())
     }
 }
 
@@ -235,11 +266,15 @@ fn listen_for_ctrl_c() -> Result<()> {
 trait Objective {
     /// Clips to learn from.
     fn clips(&self) -> usize;
+    /// All clips, for the card.
+    fn data(&self) -> &Data;
     fn step(&self, trainer: &mut Trainer, batch: &[usize], steps: usize) -> Result<f64>;
     /// Words for the line of a run under way.
     fn now(&self, trainer: &Trainer) -> String;
     /// Closes the figures of an epoch; the second is its score, the higher the better.
     fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>>;
+    /// Scores a checkpoint on clips that had no say in it, if there are any.
+    fn test(&self, checkpoint: &Path) -> Result<Option<Tested>>;
 }
 
 /// Runs to the end, or until somebody stops it.
@@ -264,7 +299,7 @@ fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Re
         for batch in &batches[trainer.progress.step..] {
             if STOP.load(Ordering::Relaxed) {
                 live.clear();
-                return stopped(&folder, &trainer, clips);
+                return stopped(&folder, &trainer, objective);
             }
             rate = objective.step(&mut trainer, batch, batches.len())?;
             live.step(batch.len(), &objective.now(&trainer));
@@ -273,9 +308,9 @@ fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Re
         let score = objective.validate(&trainer, &mut epoch)?;
         epoch.best = trainer.end_epoch(score);
         if epoch.best {
-            folder.checkpoint("best", &trainer)?;
+            folder.checkpoint("best", &trainer, objective.data(), Some(&epoch))?;
         }
-        folder.checkpoint("last", &trainer)?;
+        folder.checkpoint("last", &trainer, objective.data(), Some(&epoch))?;
         log.add(epoch, &trainer)?;
         // Last: a run that is cut off before this line repeats the epoch.
         write_whole(&folder.state(), &trainer.state(clips)?)?;
@@ -284,14 +319,18 @@ fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Re
     if let Some(best) = progress.best {
         terminal::note(format!("best        {best:.4} at epoch {}", progress.best_epoch));
     }
-    terminal::note(format!("wrote       {}", folder.0.join("best.safetensors").display()));
+    if let Some(tested) = objective.test(&folder.weights("best"))? {
+        terminal::note(tested.words());
+        folder.tested(&trainer, objective.data(), log.best(), &tested)?;
+    }
+    terminal::note(format!("wrote       {}", folder.weights("best").display()));
     terminal::note(format!("curves      {}", folder.0.join("report.html").display()));
     Ok(Answer::Yes)
 }
 
-fn stopped(folder: &Folder, trainer: &Trainer, clips: usize) -> Result<Answer> {
-    folder.checkpoint("last", trainer)?;
-    write_whole(&folder.state(), &trainer.state(clips)?)?;
+fn stopped(folder: &Folder, trainer: &Trainer, objective: &impl Objective) -> Result<Answer> {
+    folder.checkpoint("last", trainer, objective.data(), None)?;
+    write_whole(&folder.state(), &trainer.state(objective.clips())?)?;
     let at = &trainer.progress;
     terminal::note(format!(
         "stopped in epoch {} after step {}; the same command with --resume goes on",
@@ -333,6 +372,6 @@ fn recipe_of(named: Option<&str>, checkpoint: Option<&Path>) -> Result<Option<Re
     if let Some(name) = named {
         return Recipe::find(name).map(Some);
     }
-    let beside = checkpoint.map(|path| path.with_extension("toml")).filter(|path| path.is_file());
-    beside.map(|path| Recipe::read(&path)).transpose()
+    let Some(checkpoint) = checkpoint else { return Ok(None) };
+    Recipe::beside(checkpoint, &sha256_of(checkpoint)?)
 }

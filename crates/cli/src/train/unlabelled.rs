@@ -1,6 +1,6 @@
 //! `ssamba-edge pretrain`: learning from clips without labels.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use ssamba_training::{
@@ -9,10 +9,13 @@ use ssamba_training::{
 };
 
 use super::{
-    NetworkArgs, Objective, RunArgs, announce, data::frames, drive, metrics::Epoch, pair,
+    NetworkArgs, Objective, RunArgs, announce, card, data::frames, drive, metrics::Epoch, pair,
     recipe_of, share,
 };
-use crate::{Answer, audio, clips};
+use crate::{
+    Answer, audio,
+    clips::{self, TableArgs},
+};
 
 /// Learn from audio without labels: hidden patches are told from each other, and said again.
 #[derive(clap::Args)]
@@ -58,7 +61,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     let mut paths = Vec::new();
     for argument in &args.audio {
         if argument.extension().is_some_and(|extension| extension == "csv") {
-            let listed = clips::of_either(argument, None, None)?;
+            let listed = clips::of_either(argument, &TableArgs::default(), None)?;
             let listed = listed
                 .into_iter()
                 .filter(|clip| !matches!(clip.split.as_deref(), Some("testing" | "test")));
@@ -82,8 +85,16 @@ pub fn run(args: &Args) -> Result<Answer> {
     for index in chosen.into_iter().rev() {
         held_out.push(clips.swap_remove(index));
     }
+    let source: Vec<String> = args.audio.iter().map(|path| path.display().to_string()).collect();
+    let described = card::Data {
+        source: source.join(" "),
+        training: clips.len(),
+        validation: held_out.len(),
+        ..card::Data::default()
+    };
     let data = |clips| Data { clips, background: Vec::new() };
-    let objective = Unlabelled { training: data(clips), validation: data(held_out), masking };
+    let objective =
+        Unlabelled { training: data(clips), validation: data(held_out), masking, data: described };
     let trainer = Trainer::new(network, plan, args.run.seed, threads)?;
     let from = args.from.as_ref().map_or("scratch".into(), |path| path.display().to_string());
     let words = format!(
@@ -139,11 +150,20 @@ struct Unlabelled {
     training: Data,
     validation: Data,
     masking: Masking,
+    data: card::Data,
 }
 
 impl Objective for Unlabelled {
     fn clips(&self) -> usize {
         self.training.clips.len()
+    }
+
+    fn data(&self) -> &card::Data {
+        &self.data
+    }
+
+    fn test(&self, _: &Path) -> Result<Option<card::Tested>> {
+        Ok(None)
     }
 
     fn step(&self, trainer: &mut Trainer, batch: &[usize], steps: usize) -> Result<f64> {

@@ -122,24 +122,22 @@ impl Encoder {
 
     fn final_norm(&self, run: &Run<'_>, x: usize, eps: f64) -> Result<Norm> {
         let weight = self.places.parameters + self.sizes.norm_f();
-        Ok(Norm {
-            x: run.at(x),
-            weight: run.at(weight),
-            bias: run.at(weight + self.sizes.d_model),
-            ..Norm::new(self.sizes.rows(), self.sizes.d_model, 1, eps as f32)?
-        })
+        let mut norm = Norm::new(self.sizes.rows(), self.sizes.d_model, 1, eps as f32)?;
+        norm.x = run.at(x);
+        norm.weight = run.at(weight);
+        norm.bias = run.at(weight + self.sizes.d_model);
+        Ok(norm)
     }
 
     /// The norms of a step's layers.
     fn norm(&self, run: &Run<'_>, at: &Parameters, kept: &Kept, eps: f64) -> Result<Norm> {
         let &Sizes { together, d_model, .. } = &self.sizes;
         let parameter = |place: usize| run.at(self.places.parameters + place);
-        Ok(Norm {
-            x: run.at(kept.rho),
-            weight: parameter(at.norm_weight),
-            bias: parameter(at.norm_bias),
-            ..Norm::new(self.sizes.rows(), d_model, together, eps as f32)?
-        })
+        let mut norm = Norm::new(self.sizes.rows(), d_model, together, eps as f32)?;
+        norm.x = run.at(kept.rho);
+        norm.weight = parameter(at.norm_weight);
+        norm.bias = parameter(at.norm_bias);
+        Ok(norm)
     }
 
     fn step(
@@ -154,7 +152,8 @@ impl Encoder {
         let &Sizes { together, d_model, d_inner, d_state, dt_rank, .. } = sizes;
         let (rows, streams) = (sizes.rows(), sizes.streams());
         let parameter = |place: usize| self.places.parameters + place;
-        let norm = Norm { out: run.at(kept.hidden), ..self.norm(run, at, kept, eps)? };
+        let mut norm = self.norm(run, at, kept, eps)?;
+        norm.out = run.at(kept.hidden);
         run.training(norm.forward()?, norm)?;
         for (half, out) in [(0, kept.x), (1, kept.z)] {
             run.multiply(
@@ -381,13 +380,11 @@ impl Encoder {
             )?;
         }
         // The norms.
-        let norm = Norm {
-            grad: run.at(places.grad_hidden),
-            grad_x: run.at(places.grad_rho),
-            statistics: run.at(places.statistics),
-            partial: run.at(places.parts_of_norm),
-            ..self.norm(run, at, kept, eps)?
-        };
+        let mut norm = self.norm(run, at, kept, eps)?;
+        norm.grad = run.at(places.grad_hidden);
+        norm.grad_x = run.at(places.grad_rho);
+        norm.statistics = run.at(places.statistics);
+        norm.partial = run.at(places.parts_of_norm);
         run.training(norm.backward()?, norm)?;
         run.training(norm.columns()?, norm)?;
         let mut sums = SumPlan::default();
@@ -422,7 +419,8 @@ impl Layers for Encoder {
             [(places.rho, places.once, eps), (places.once, places.twice, NORM_EPS)]
         {
             let norm = self.final_norm(run, from, eps)?;
-            let norm = Norm { out: run.at(to), ..norm };
+            let mut norm = norm;
+            norm.out = run.at(to);
             run.training(norm.forward()?, norm)?;
         }
         let mut out = vec![0.0; tokens.len()];
@@ -432,9 +430,7 @@ impl Layers for Encoder {
 
     fn backward(&self, run: &mut Run<'_>, grad: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
         let (sizes, places) = (&self.sizes, &self.places);
-        let Some(back) = &self.back else {
-            anyhow::bail!("there is no way back from a forward pass")
-        };
+        let back = &self.back;
         let (rows, d_model) = (sizes.rows(), sizes.d_model);
         run.memory.write(places.grad_twice, grad)?;
         run.memory.zero(places.grad_once, rows * d_model)?;
@@ -449,13 +445,11 @@ impl Layers for Encoder {
         .into_iter()
         .enumerate()
         {
-            let norm = Norm {
-                grad: run.at(grad),
-                grad_x: run.at(grad_x),
-                statistics: run.at(places.statistics),
-                partial: run.at(places.parts_of_norm + number * back.parts.norm * len),
-                ..self.final_norm(run, x, eps)?
-            };
+            let mut norm = self.final_norm(run, x, eps)?;
+            norm.grad = run.at(grad);
+            norm.grad_x = run.at(grad_x);
+            norm.statistics = run.at(places.statistics);
+            norm.partial = run.at(places.parts_of_norm + number * back.parts.norm * len);
             run.training(norm.backward()?, norm)?;
             run.training(norm.columns()?, norm)?;
         }

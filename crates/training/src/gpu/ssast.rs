@@ -207,12 +207,11 @@ impl Blocks {
 
     fn norm(&self, run: &Run<'_>, x: usize, weight: usize) -> Result<Norm> {
         let d_model = self.sizes.d_model;
-        Ok(Norm {
-            x: run.at(x),
-            weight: run.at(self.parameters + weight),
-            bias: run.at(self.parameters + weight + d_model),
-            ..Norm::new(self.sizes.rows(), d_model, 1, NORM_EPS as f32)?
-        })
+        let mut norm = Norm::new(self.sizes.rows(), d_model, 1, NORM_EPS as f32)?;
+        norm.x = run.at(x);
+        norm.weight = run.at(self.parameters + weight);
+        norm.bias = run.at(self.parameters + weight + d_model);
+        Ok(norm)
     }
 
     /// `out = x * weight^T + bias`, or added to `out`.
@@ -296,7 +295,8 @@ impl Blocks {
     fn block(&self, run: &mut Run<'_>, at: &Parameters, kept: &Kept, next: usize) -> Result<()> {
         let Sizes { batch, seq_len, d_model, d_mlp, .. } = self.sizes;
         let rows = self.sizes.rows();
-        let norm = Norm { out: run.at(kept.hidden1), ..self.norm(run, kept.x, at.norm1)? };
+        let mut norm = self.norm(run, kept.x, at.norm1)?;
+        norm.out = run.at(kept.hidden1);
         run.training(norm.forward()?, norm)?;
         let qkv = (kept.qkv, 3 * d_model);
         self.linear(run, (kept.hidden1, d_model), (at.qkv, at.qkv_bias), qkv, false)?;
@@ -315,7 +315,8 @@ impl Blocks {
         run.memory.copy_within(kept.x, kept.middle, rows * d_model)?;
         let middle = (kept.middle, d_model);
         self.linear(run, (kept.mixed, d_model), (at.proj, at.proj_bias), middle, true)?;
-        let norm = Norm { out: run.at(kept.hidden2), ..self.norm(run, kept.middle, at.norm2)? };
+        let mut norm = self.norm(run, kept.middle, at.norm2)?;
+        norm.out = run.at(kept.hidden2);
         run.training(norm.forward()?, norm)?;
         let inside = (kept.inside, d_mlp);
         self.linear(run, (kept.hidden2, d_model), (at.fc1, at.fc1_bias), inside, false)?;
@@ -378,13 +379,11 @@ impl Blocks {
         weight: usize,
         parts: usize,
     ) -> Result<SumPlan> {
-        let norm = Norm {
-            grad: run.at(self.grad_hidden),
-            grad_x: run.at(self.grad),
-            statistics: run.at(self.statistics),
-            partial: run.at(parts),
-            ..self.norm(run, x, weight)?
-        };
+        let mut norm = self.norm(run, x, weight)?;
+        norm.grad = run.at(self.grad_hidden);
+        norm.grad_x = run.at(self.grad);
+        norm.statistics = run.at(self.statistics);
+        norm.partial = run.at(parts);
         run.training(norm.backward()?, norm)?;
         run.training(norm.columns()?, norm)?;
         let size = (Norm::parts(self.sizes.rows()), 2 * self.sizes.d_model);
@@ -406,7 +405,8 @@ impl Layers for Blocks {
             self.block(run, &self.sizes.block(block), kept, next)?;
         }
         let weight = self.sizes.parameters() - 2 * self.sizes.d_model;
-        let norm = Norm { out: run.at(self.out), ..self.norm(run, self.last, weight)? };
+        let mut norm = self.norm(run, self.last, weight)?;
+        norm.out = run.at(self.out);
         run.training(norm.forward()?, norm)?;
         let mut out = vec![0.0; tokens.len()];
         run.memory.read(self.out, &mut out)?;

@@ -20,6 +20,9 @@ pub const WORDS: [&str; 3] = ["yes", "stop", "left"];
 /// One second of silence, then one of a word, and so on, silence last.
 const SECOND: usize = 16_000;
 
+/// The checkpoint of the bundled keyword model; its card is `kws12.toml`.
+const KWS12: &str = "kws12.pth";
+
 fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/zoo/kws12").join(name)
 }
@@ -36,7 +39,7 @@ impl Exported {
 
     pub fn with_self_test(self_test: Option<SelfTest>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = Checkpoint::read(&zoo("kws12.pth")).unwrap();
+        let checkpoint = Checkpoint::read(&zoo(KWS12)).unwrap();
         let weights = Weights::load(&checkpoint, None).unwrap();
         let network = weights.with(Recipe::read(&zoo("kws12.toml")).unwrap()).unwrap();
         let mut card = ssamba_onnx::card(&network, "kws12", "").unwrap();

@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> Result<Answer> {
     };
 
     let clips = match &args.manifest {
-        Some(table) => clips::of_manifest(table, &args.clips, args.split.as_deref())?,
+        Some(table) => clips::of_manifest(table, &args.clips, clips::LABEL, args.split.as_deref())?,
         None => clips::of_folder(&args.clips)?,
     };
     let counted = count(&clips, |label| class_of(label).is_some());
