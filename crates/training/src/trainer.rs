@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use ssamba_model_common::Checkpoint;
 
 use crate::{
     augment::{self, Frames},
@@ -372,7 +373,26 @@ impl Trainer {
     /// # Errors
     /// Never for clips of the recipe's mel bins.
     pub fn logits(&self, clips: &[Example]) -> Result<Vec<Vec<f32>>> {
-        let front_end = &self.network.recipe().front_end;
+        self.logits_of(&self.network, clips)
+    }
+
+    /// Logits of clips by the weights of a checkpoint of this run.
+    ///
+    /// # Errors
+    /// When the checkpoint is of another network.
+    pub fn logits_by(&self, checkpoint: &Checkpoint, clips: &[Example]) -> Result<Vec<Vec<f32>>> {
+        let n_classes = self.network.sizes().n_classes.unwrap_or(0);
+        let recipe = self.network.recipe().clone();
+        let network = Network::from_checkpoint(checkpoint, recipe, n_classes, self.seed)?;
+        let network = match self.network.gpu() {
+            Some(gpu) => network.on(gpu.clone()),
+            None => network,
+        };
+        self.logits_of(&network, clips)
+    }
+
+    fn logits_of(&self, network: &Network, clips: &[Example]) -> Result<Vec<Vec<f32>>> {
+        let front_end = &network.recipe().front_end;
         let parts: Vec<&[Example]> = clips.chunks(self.part()).collect();
         let rows = Mutex::new(vec![Vec::new(); parts.len()]);
         in_parallel(parts.len(), self.threads().0, |index| {
@@ -382,7 +402,7 @@ impl Trainer {
                 .collect();
             let shape = (parts[index].len(), front_end.n_frames, front_end.n_mels);
             let fbank = Tensor::from_vec(fbanks, shape, &Device::Cpu)?;
-            let logits = self.network.logits(&fbank)?.to_vec2::<f32>()?;
+            let logits = network.logits(&fbank)?.to_vec2::<f32>()?;
             rows.lock().unwrap_or_else(PoisonError::into_inner)[index] = logits;
             Ok(())
         })?;

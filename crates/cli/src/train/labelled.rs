@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use ssamba_contract::{FrontEnd, Scores};
-use ssamba_model_common::Recipe;
+use ssamba_model_common::{Checkpoint, Recipe};
 use ssamba_training::{
     Data, Example, Network, Plan, Trainer,
     loss::loss,
@@ -21,12 +21,7 @@ use super::{
     pair, recipe_of,
     split::{self, Split, SplitArgs, split},
 };
-use crate::{
-    Answer,
-    clips::{Clip, TableArgs},
-    convert::{CandleSession, RecipeArgs, sha256_of},
-    eval::score,
-};
+use crate::{Answer, clips::TableArgs, convert::sha256_of};
 
 /// Train a classifier on labelled clips; `export` takes the checkpoint that comes out.
 #[derive(clap::Args)]
@@ -88,7 +83,7 @@ pub fn run(args: &Args) -> Result<Answer> {
             testing: split.testing.len(),
         },
         background: background.map(|_| args.background.clone()),
-        testing: split.testing,
+        testing: data(&split.testing, None, &front_end, false, threads)?,
         labels: split.labels,
     };
     let trainer = Trainer::new(network, plan, args.run.seed, threads)?;
@@ -96,7 +91,7 @@ pub fn run(args: &Args) -> Result<Answer> {
         "{} to learn from, {} for validation, {} for testing, {} labels",
         objective.training.clips.len(),
         objective.validation.clips.len(),
-        objective.testing.len(),
+        objective.testing.clips.len(),
         objective.labels.len()
     );
     announce(&trainer, &args.from, &clips);
@@ -160,7 +155,7 @@ struct Labelled {
     labels: Vec<String>,
     training: Data,
     validation: Data,
-    testing: Vec<Clip>,
+    testing: Data,
     /// The label that scores leave out once.
     background: Option<String>,
     described: card::Data,
@@ -175,14 +170,16 @@ impl Objective for Labelled {
         &self.described
     }
 
-    fn test(&self, checkpoint: &Path) -> Result<Option<card::Tested>> {
-        if self.testing.is_empty() {
+    fn test(&self, trainer: &Trainer, checkpoint: &Path) -> Result<Option<card::Tested>> {
+        if self.testing.clips.is_empty() {
             return Ok(None);
         }
-        // The file itself, in the network that `export` lowers.
-        let mut session = CandleSession::open(checkpoint, &RecipeArgs::default())?;
+        let logits = trainer.logits_by(&Checkpoint::read(checkpoint)?, &self.testing.clips)?;
+        let right: Vec<Vec<usize>> =
+            self.testing.clips.iter().map(|clip| clip.classes.clone()).collect();
         let without = self.background.as_deref();
-        let report = score(&mut session, checkpoint, &self.testing, without)?;
+        let without = without.and_then(|left_out| self.labels.iter().position(|l| l == left_out));
+        let report = report(&self.labels, &logits, &right, without);
         Ok(Some(card::Tested { report, without: self.background.clone() }))
     }
 

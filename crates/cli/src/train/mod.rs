@@ -274,7 +274,7 @@ trait Objective {
     /// Closes the figures of an epoch; the second is its score, the higher the better.
     fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>>;
     /// Scores a checkpoint on clips that had no say in it, if there are any.
-    fn test(&self, checkpoint: &Path) -> Result<Option<Tested>>;
+    fn test(&self, trainer: &Trainer, checkpoint: &Path) -> Result<Option<Tested>>;
 }
 
 /// Runs to the end, or until somebody stops it.
@@ -319,7 +319,7 @@ fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Re
     if let Some(best) = progress.best {
         terminal::note(format!("best        {best:.4} at epoch {}", progress.best_epoch));
     }
-    if let Some(tested) = objective.test(&folder.weights("best"))? {
+    if let Some(tested) = objective.test(&trainer, &folder.weights("best"))? {
         terminal::note(tested.words());
         folder.tested(&trainer, objective.data(), log.best(), &tested)?;
     }

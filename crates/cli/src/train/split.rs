@@ -38,7 +38,7 @@ pub struct Split {
     pub labels: Vec<String>,
     pub training: Vec<Labelled>,
     pub validation: Vec<Labelled>,
-    pub testing: Vec<Clip>,
+    pub testing: Vec<Labelled>,
 }
 
 /// Reads the clips of `data` and tells them apart; `seed` draws those that are kept for validation.
@@ -60,12 +60,8 @@ pub fn split(data: &Path, table: &TableArgs, args: &SplitArgs, seed: u64) -> Res
         let classes = |clip: &Clip| clip.labels().filter_map(index).collect();
         clips.into_iter().map(|clip| (clip.path.clone(), classes(clip))).collect()
     };
-    let (training, validation) = (indexed(parts.training), indexed(parts.validation));
-    let testing: Vec<Clip> = parts.testing.into_iter().cloned().collect();
-    // They are read at the end alone, too late to learn of a wrong path.
-    if let Some(clip) = testing.iter().find(|clip| !clip.path.is_file()) {
-        bail!("{}: no such file, a clip of the testing split", clip.path.display());
-    }
+    let [training, validation, testing] =
+        [parts.training, parts.validation, parts.testing].map(indexed);
     Ok(Split { labels, training, validation, testing })
 }
 

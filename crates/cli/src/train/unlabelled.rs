@@ -162,7 +162,7 @@ impl Objective for Unlabelled {
         &self.data
     }
 
-    fn test(&self, _: &Path) -> Result<Option<card::Tested>> {
+    fn test(&self, _: &Trainer, _: &Path) -> Result<Option<card::Tested>> {
         Ok(None)
     }
 
