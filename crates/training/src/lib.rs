@@ -7,6 +7,7 @@
 
 mod architecture;
 pub mod augment;
+mod distill;
 mod initial;
 pub mod loss;
 mod network;
@@ -19,6 +20,7 @@ pub mod score;
 mod trainer;
 
 pub use architecture::{Config, folding};
+pub use distill::{Distillation, Teacher};
 pub use network::{Network, Tokens};
 pub use plan::Plan;
 pub use pretrain::Masking;
