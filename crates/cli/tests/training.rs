@@ -455,6 +455,53 @@ fn the_transformer_is_trained_by_the_same_commands() {
 }
 
 #[test]
+fn a_trained_network_teaches_another() {
+    let folder = workshop();
+    done(&train(&folder, &["-o", "teacher", "--epochs", "4"]));
+    let student = ["-o", "student", "--epochs", "2", "--mixup", "0.5"];
+    let taught = [&student[..], &["--teacher", "teacher/best.safetensors"]].concat();
+    let output = train(&folder, &taught);
+    done(&output);
+    let words = stderr(&output);
+    assert!(words.contains("teachers    1, with a share of 0.5 at temperature 2"), "{words}");
+    let page = String::from_utf8(read(&folder, "student/report.html")).unwrap();
+    assert!(page.contains("\"distillation\""), "{page}");
+    // Through, so that nothing is left to do.
+    let before = read(&folder, "student/last.safetensors");
+    done(&train(&folder, &[&taught[..], &["--resume"]].concat()));
+    assert!(read(&folder, "student/last.safetensors") == before);
+
+    fs::copy(
+        folder.path().join("teacher/best.safetensors"),
+        folder.path().join("bare.safetensors"),
+    )
+    .unwrap();
+    let fresh = ["-o", "other", "--epochs", "1"];
+    for (arguments, needle) in [
+        ([&student[..], &["--resume"]].concat(), "with other teachers"),
+        (
+            [&student[..], &["--resume", "--teacher", "student/best.safetensors"]].concat(),
+            "with other teachers",
+        ),
+        ([&fresh[..], &["--teacher", "bare.safetensors"]].concat(), "no bare.toml beside it"),
+        ([&fresh[..], &["--distill", "0.5"]].concat(), "--teacher"),
+        ([&fresh[..], &["--mixup", "2"]].concat(), "a share from 0 to 1"),
+        (
+            [&fresh[..], &["--teacher", "teacher/best.safetensors", "--temperature", "0"]].concat(),
+            "the temperature is 0",
+        ),
+        (
+            [&fresh[..], &["--teacher", "teacher/best.safetensors", "--plan", "audioset"]].concat(),
+            "plan `audioset` decides each class by itself",
+        ),
+    ] {
+        let output = train(&folder, &arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(needle), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_said_before_anything_is_written() {
     let folder = workshop();
     fs::write(folder.path().join("empty.csv"), "path,label,split\n").unwrap();

@@ -15,49 +15,86 @@ pub fn plain(frames: &Frames, front_end: &FrontEnd) -> Vec<f32> {
     normalised(padded(frames.to_vec(), front_end), front_end)
 }
 
-/// What a network sees of a clip in training; `background` is mixed in where the draw says so.
-pub fn augmented(
+/// How a clip sounds in training, `[frames, n_mels]`, not normalised; `background` is mixed in where the
+/// draw says so.
+pub fn sound(
     frames: &Frames,
     background: Option<&Frames>,
     how: &Augmentation,
     front_end: &FrontEnd,
     random: &mut Random,
 ) -> Vec<f32> {
-    let n_mels = front_end.n_mels;
     let speed = match how.speed {
         [low, high] if low > 0.0 => random.range(low, high),
         _ => 1.0,
     };
     let shift = random.range(-how.shift, how.shift);
-    let mut fbank = match speed != 1.0 || shift != 0.0 {
-        true => resampled(frames, n_mels, front_end.sample_rate, shift, speed),
+    let mut sound = match speed != 1.0 || shift != 0.0 {
+        true => resampled(frames, front_end.n_mels, front_end.sample_rate, shift, speed),
         false => frames.to_vec(),
     };
     let mixes = random.unit() < how.background_probability;
     let volume = random.range(0.0, how.background);
     if let Some(background) = background.filter(|_| mixes && volume > 0.0) {
         let gain = (2.0 * volume.ln()) as f32;
-        for (x, n) in fbank.iter_mut().zip(background) {
+        for (x, n) in sound.iter_mut().zip(background) {
             *x = log_add_exp(*x, n + gain);
         }
     }
-    let mut fbank = padded(fbank, front_end);
-    let rows = front_end.n_frames;
-    let (start, width) = mask(n_mels, how.frequency_mask, random);
-    for row in fbank.chunks_exact_mut(n_mels) {
-        row[start..start + width].fill(0.0);
+    sound
+}
+
+/// What happens to a sound on its way into a network, drawn beforehand: masks, and upstream's noise and
+/// roll.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Finish {
+    /// First mel bin that is masked, and how many are.
+    frequency: (usize, usize),
+    /// First frame that is masked, and how many are.
+    time: (usize, usize),
+    /// Added to normalised values.
+    noise: Vec<f32>,
+    /// Frames that everything is moved by, around the end.
+    roll: isize,
+}
+
+impl Finish {
+    /// Draws for an input of this size.
+    pub fn draw(how: &Augmentation, front_end: &FrontEnd, random: &mut Random) -> Self {
+        let FrontEnd { n_frames, n_mels, .. } = *front_end;
+        let frequency = mask(n_mels, how.frequency_mask, random);
+        let time = mask(n_frames, how.time_mask, random);
+        let (mut noise, mut roll) = (Vec::new(), 0);
+        if how.noise_and_roll {
+            let volume = random.range(0.0, 0.1);
+            noise = (0..n_frames * n_mels).map(|_| (random.unit() * volume) as f32).collect();
+            // From -10 to 9, as upstream draws it.
+            roll = random.below(20) as isize - 10;
+        }
+        Self { frequency, time, noise, roll }
     }
-    let (start, width) = mask(rows, how.time_mask, random);
-    fbank[start * n_mels..(start + width) * n_mels].fill(0.0);
-    let mut fbank = normalised(fbank, front_end);
-    if how.noise_and_roll {
-        let volume = random.range(0.0, 0.1);
-        fbank.iter_mut().for_each(|x| *x += (random.unit() * volume) as f32);
-        // From -10 to 9, as upstream draws it.
-        let by = random.below(20) + rows.saturating_sub(10);
-        fbank.rotate_right(by % rows * n_mels);
+
+    /// The same noise and roll alone.
+    pub fn without_masks(&self) -> Self {
+        Self { frequency: (0, 0), time: (0, 0), ..self.clone() }
     }
-    fbank
+
+    /// What a network sees of `sound`: `[n_frames, n_mels]`, padded and normalised. It may take other
+    /// numbers of frames than was drawn for: no noise is added to frames beyond.
+    pub fn apply(&self, sound: Vec<f32>, front_end: &FrontEnd) -> Vec<f32> {
+        let FrontEnd { n_frames, n_mels, .. } = *front_end;
+        let mut fbank = padded(sound, front_end);
+        let (start, width) = self.frequency;
+        for row in fbank.chunks_exact_mut(n_mels) {
+            row[start..start + width].fill(0.0);
+        }
+        let (start, width) = self.time;
+        fbank[start * n_mels..(start + width) * n_mels].fill(0.0);
+        let mut fbank = normalised(fbank, front_end);
+        fbank.iter_mut().zip(&self.noise).for_each(|(x, noise)| *x += noise);
+        fbank.rotate_right(self.roll.rem_euclid(n_frames as isize) as usize * n_mels);
+        fbank
+    }
 }
 
 /// `part * a + (1 - part) * b`, in place.
@@ -166,6 +203,18 @@ mod tests {
         (0..rows * 8).map(|i| -((i * 7 % 13) as f32) - (i / 8) as f32).collect()
     }
 
+    /// All of it, one after the other.
+    fn augmented(
+        frames: &Frames,
+        background: Option<&Frames>,
+        how: &Augmentation,
+        front_end: &FrontEnd,
+        random: &mut Random,
+    ) -> Vec<f32> {
+        let sound = sound(frames, background, how, front_end, random);
+        Finish::draw(how, front_end, random).apply(sound, front_end)
+    }
+
     #[test]
     fn without_augmentation_a_clip_is_as_in_evaluation() {
         let front_end = front_end(7);
@@ -216,6 +265,40 @@ mod tests {
             widths[full] += 1;
         }
         assert!(widths[0] > 0 && widths[2] > 0 && widths[3] == 0, "{widths:?}");
+    }
+
+    /// What one network sees and another does not are the masks; noise and roll are the same, and longer
+    /// inputs only go on.
+    #[test]
+    fn without_masks_the_rest_is_the_same() {
+        let how = Augmentation {
+            frequency_mask: 6.0,
+            time_mask: 5.0,
+            noise_and_roll: true,
+            ..Augmentation::default()
+        };
+        let (short, long) = (front_end(20), front_end(24));
+        let loud = vec![-2.0; 20 * 8];
+        let mut masked = 0;
+        for seed in 0..20 {
+            let finish = Finish::draw(&how, &short, &mut Random::new(seed, &[]));
+            let with = finish.apply(loud.clone(), &short);
+            let without = finish.without_masks().apply(loud.clone(), &short);
+            assert!(without.iter().all(|x| (0.5..=0.6).contains(x)), "{without:?}");
+            for (with, without) in with.iter().zip(&without) {
+                // Masked values are those of silence, and have their noise too.
+                let off = with - without;
+                assert!(off == 0.0 || (off - 0.5).abs() < 1e-6, "{with} and {without}");
+                masked += usize::from(off != 0.0);
+            }
+            let mut beyond = finish.without_masks().apply(loud.clone(), &long);
+            let mut within = without;
+            beyond.rotate_left(finish.roll.rem_euclid(24) as usize * 8);
+            within.rotate_left(finish.roll.rem_euclid(20) as usize * 8);
+            assert_eq!(beyond[..20 * 8], within);
+            assert_eq!(beyond[20 * 8..], [1.0; 4 * 8]);
+        }
+        assert!(masked > 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod architecture;
 pub mod augment;
+mod distill;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(not(feature = "cuda"))]
@@ -24,6 +25,7 @@ pub mod score;
 mod trainer;
 
 pub use architecture::{Config, folding};
+pub use distill::{Distillation, Teacher};
 pub use gpu::Gpu;
 pub use network::{Network, Tokens};
 pub use plan::Plan;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use ssamba_model_common::{Architecture, Recipe, Sizes};
 
-use crate::architecture::Config;
+use crate::{architecture::Config, distill::Distillation};
 
 /// Everything that decides a run, besides data, seed and initial values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Plan {
     pub smoothing: f64,
     /// What becomes of a clip before it is seen.
     pub augmentation: Augmentation,
+    /// What is learned from other networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
 }
 
 /// Where weight decay acts.
@@ -106,6 +109,8 @@ pub struct Augmentation {
     pub time_mask: f64,
     /// How often two clips are mixed, targets too.
     pub mixup: f64,
+    /// Both parameters of the beta distribution of their shares.
+    pub mixup_shape: usize,
     /// Upstream's noise after normalisation, and its roll by up to ten frames.
     pub noise_and_roll: bool,
 }
@@ -136,8 +141,10 @@ impl Plan {
                 background_probability: 0.8,
                 frequency_mask: 16.0,
                 time_mask: 12.0,
+                mixup_shape: 1,
                 ..Augmentation::default()
             },
+            distillation: None,
         };
         let published = |epochs, batch, rate, steps: (usize, usize, f64, bool), loss| Self {
             name: name.into(),
@@ -158,11 +165,13 @@ impl Plan {
             loss,
             smoothing: 0.0,
             augmentation: Augmentation::default(),
+            distillation: None,
         };
         let masks = |frequency_mask, time_mask, mixup, noise_and_roll| Augmentation {
             frequency_mask,
             time_mask,
             mixup,
+            mixup_shape: 10,
             noise_and_roll,
             ..Augmentation::default()
         };
@@ -202,6 +211,7 @@ impl Plan {
             loss: Loss::CrossEntropy,
             smoothing: 0.0,
             augmentation: Augmentation::default(),
+            distillation: None,
         }
     }
 

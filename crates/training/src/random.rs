@@ -89,6 +89,7 @@ mod tests {
             (&mut Random::unit as &mut dyn FnMut(&mut Random) -> f64, 0.5, 1.0 / 12.0),
             (&mut Random::normal, 0.0, 1.0),
             (&mut |random: &mut Random| random.beta(10), 0.5, 1.0 / 84.0),
+            (&mut |random: &mut Random| random.beta(1), 0.5, 1.0 / 12.0),
         ] {
             let got = moments(draw);
             assert!((got.0 - mean).abs() < 0.02 && (got.1 - variance).abs() < 0.02, "{got:?}");

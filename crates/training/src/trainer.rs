@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use ssamba_model_common::Checkpoint;
 
 use crate::{
-    augment::{self, Frames},
+    augment::{self, Finish, Frames},
+    distill::Teacher,
     gpu::Gpu,
     loss::loss,
     network::Network,
@@ -127,6 +128,7 @@ pub struct Trainer {
     pub seed: u64,
     /// Where the run is.
     pub progress: Progress,
+    pub(crate) teachers: Vec<Teacher>,
     optimizer: Optimizer,
     values: Vec<f32>,
     threads: NonZeroUsize,
@@ -159,7 +161,8 @@ impl Trainer {
     pub fn new(network: Network, plan: Plan, seed: u64, threads: NonZeroUsize) -> Result<Self> {
         let optimizer = Optimizer::new(&network);
         let values = network.values()?;
-        Ok(Self { network, plan, seed, progress: Progress::default(), optimizer, values, threads })
+        let (progress, teachers) = (Progress::default(), Vec::new());
+        Ok(Self { network, plan, seed, progress, teachers, optimizer, values, threads })
     }
 
     /// Clips of a part, which the network alone decides: sums are the same on any machine's threads.
@@ -205,16 +208,23 @@ impl Trainer {
     fn measure(&self, data: &Data, part: &[usize]) -> Result<Measured> {
         let front_end = &self.network.recipe().front_end;
         let n_classes = self.network.sizes().n_classes.unwrap_or(0);
-        let examples = Mutex::new(vec![Default::default(); part.len()]);
+        let examples = Mutex::new(vec![None; part.len()]);
         in_parallel(part.len(), self.threads().1, |place| {
             let mut random = self.random(CLIP, part[place]);
-            let example = self.example(data, part[place], n_classes, &mut random);
+            let (sound, target) = self.example(data, part[place], n_classes, &mut random);
+            let finish = Finish::draw(&self.plan.augmentation, front_end, &mut random);
+            let fbank = finish.apply(sound.clone(), front_end);
+            let example = Some((fbank, target, (sound, finish)));
             examples.lock().unwrap_or_else(PoisonError::into_inner)[place] = example;
             Ok(())
         })?;
         let examples = examples.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (fbanks, targets): (Vec<_>, Vec<_>) = examples.into_iter().unzip();
-        let (fbanks, targets) = (fbanks.concat(), targets.concat());
+        let (mut fbanks, mut targets, mut clips) = (Vec::new(), Vec::new(), Vec::new());
+        for (fbank, target, clip) in examples.into_iter().flatten() {
+            fbanks.extend(fbank);
+            targets.extend(target);
+            clips.push(clip);
+        }
         let shape = (part.len(), front_end.n_frames, front_end.n_mels);
         let logits = self.network.logits(&Tensor::from_vec(fbanks, shape, &Device::Cpu)?)?;
         let right = logits.to_vec2::<f32>()?.iter().zip(targets.chunks(n_classes.max(1))).fold(
@@ -223,12 +233,13 @@ impl Trainer {
                 right + f64::from(u8::from(highest(logits) == highest(target)))
             },
         );
+        let targets = self.taught(targets, &clips)?;
         let targets = Tensor::from_vec(targets, (part.len(), n_classes), &Device::Cpu)?;
         let loss = loss(self.plan.loss, &logits, &targets)?;
         Ok(Measured { loss, others: [right, 0.0, 0.0] })
     }
 
-    /// What the network sees of a clip, and what it should say.
+    /// How a clip sounds, and what its labels say.
     fn example(
         &self,
         data: &Data,
@@ -253,8 +264,8 @@ impl Trainer {
         let mut mixed = None;
         if random.unit() < plan.augmentation.mixup {
             let other = &data.clips[random.below(data.clips.len())];
-            // Upstream's mixing of two waveforms, in the powers that it comes to.
-            let part = random.beta(10);
+            // A mix of two waveforms, in the powers that it comes to.
+            let part = random.beta(plan.augmentation.mixup_shape);
             mixed = Some(augment::powers(&clip.frames, &other.frames, part));
             augment::mix(&mut wanted, &target(&other.classes), part as f32);
         }
@@ -267,7 +278,7 @@ impl Trainer {
         };
         let frames = mixed.as_deref().unwrap_or(&clip.frames);
         let how = &plan.augmentation;
-        (augment::augmented(frames, background, how, front_end, random), wanted)
+        (augment::sound(frames, background, how, front_end, random), wanted)
     }
 
     /// Gradients of the mean loss over a batch, and sums over its clips.
@@ -435,13 +446,19 @@ impl Trainer {
     /// Goes on from a state file.
     ///
     /// # Errors
-    /// When the file is of another plan, seed, network or number of clips; the message says which.
+    /// When the file is of another plan, seed, network or number of clips, or of other teachers; the
+    /// message says which.
     pub fn restore(&mut self, bytes: &[u8], clips: usize) -> Result<()> {
         let (_, header) = safetensors::SafeTensors::read_metadata(bytes)
             .context("not the state of a run, or a damaged one")?;
         let words = header.metadata().as_ref().and_then(|words| words.get(STATE));
         let state: State = serde_json::from_str(words.context("not the state of a run")?)
             .context("not the state of a run of this version")?;
+        let teachers = |plan: &Plan| plan.distillation.as_ref().map(|how| how.teachers.clone());
+        ensure!(
+            teachers(&state.plan) == teachers(&self.plan),
+            "the state is of a run with other teachers; resume with those that it began with, in their order"
+        );
         ensure!(
             state.plan == self.plan && state.seed == self.seed,
             "the state is of another plan, with seed {}; resume with the options that it began with",

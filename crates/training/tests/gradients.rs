@@ -267,3 +267,45 @@ fn gradients_of_ssast_are_the_slopes_of_the_definition_in_double_precision() {
     });
     assert_eq!(kinds, 23, "12 of a block, 11 of the rest");
 }
+
+/// The generative loss, said again by the plain form: class and distillation token come before the
+/// patches.
+#[test]
+fn what_ssast_says_of_hidden_patches_is_what_the_plain_form_says() {
+    let text = "frames = 48\nmean = 0.0\nstd = 0.5\nmel_bins = 32\nstride = [16, 16]\n";
+    let recipe = Recipe::parse(text, "micro").unwrap();
+    let network = Network::for_pretraining(ssast_config(), recipe.clone(), 1).unwrap();
+    let device = candle_core::Device::Cpu;
+    let fbank = hashed::hashed("x", 48 * 32, 1.0);
+    let fbank = Tensor::from_vec(fbank, (1, 48, 32), &device).unwrap();
+    let hidden = [1_u32, 4];
+    let got = network.pretraining_losses(&fbank, &[hidden.into()], &[hidden.into()]).unwrap();
+
+    let model = ssamba_ssast::Model::new(plain_ssast(&network), recipe).unwrap();
+    let all = official(&network);
+    let embed = model.patch_embed();
+    let mut tokens = embed.project(&fbank).unwrap();
+    for &patch in &hidden {
+        let range = [0..1, patch as usize..patch as usize + 1, 0..128];
+        tokens = tokens.slice_assign(&range, &all["mask_embed"]).unwrap();
+    }
+    let mut tokens = embed.place(&tokens).unwrap();
+    for block in &model.weights().blocks {
+        tokens = block.forward(&tokens).unwrap();
+    }
+    let tokens = model.weights().norm.forward(&tokens, NormKind::Layer, 1e-6).unwrap();
+    let rows = |tensor: &Tensor, first: u32| {
+        let index = Tensor::new(&[first + hidden[0], first + hidden[1]], &device).unwrap();
+        tensor.get(0).unwrap().index_select(&index, 0).unwrap()
+    };
+    let linear = |x: &Tensor, layer: &str| {
+        let [weight, bias] =
+            ["weight", "bias"].map(|leaf| &all[&format!("gpredlayer.{layer}.{leaf}")]);
+        x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(bias).unwrap()
+    };
+    let said = linear(&linear(&rows(&tokens, 2), "0").relu().unwrap(), "2");
+    let truth = rows(&embed.patches(&fbank).unwrap(), 0);
+    let want = (said - truth).unwrap().sqr().unwrap().mean_all().unwrap();
+    let [got, want] = [got.mse, want].map(|x| x.to_scalar::<f32>().unwrap());
+    assert!((got - want).abs() < 1e-6, "{got}, expected {want}");
+}

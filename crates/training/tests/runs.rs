@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use candle_core::{Device, Tensor};
 use ssamba_model_common::{Architecture, Checkpoint, Recipe};
 use ssamba_training::{
-    Config, Data, Example, Masking, Network, Plan, Random, Trainer, augment, score::highest,
+    Config, Data, Example, Masking, Network, Plan, Random, Teacher, Trainer, augment,
+    score::highest,
 };
 
 const CLASSES: usize = 3;
@@ -178,6 +179,62 @@ fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     run(&mut second, &data, usize::MAX);
     assert_eq!(second.state(20).unwrap(), whole.state(20).unwrap());
     assert_eq!(second.checkpoint().unwrap(), whole.checkpoint().unwrap());
+}
+
+/// A run with teachers of these seeds, or with none.
+fn taught(teachers: &[u64], weight: f64, threads: usize) -> Trainer {
+    let mut student = recipe();
+    student.labels = ["low", "middle", "high"].map(Into::into).into();
+    let known = teachers.iter().map(|&seed| {
+        let network = Network::from_scratch(ssast(), student.clone(), seed).unwrap();
+        let checkpoint = Checkpoint::from_tensors("teacher", network.official().unwrap());
+        Teacher::new(&checkpoint, student.clone(), format!("sum {seed}"), &student).unwrap()
+    });
+    let known: Vec<Teacher> = known.collect();
+    let mut plan = plan();
+    plan.augmentation.mixup = 0.5;
+    let network = Network::from_scratch(ssamba(), student.clone(), 3).unwrap();
+    let trainer = Trainer::new(network, plan, 3, NonZeroUsize::new(threads).unwrap()).unwrap();
+    match known.is_empty() {
+        true => trainer,
+        false => trainer.taught_by(known, weight, 2.0).unwrap(),
+    }
+}
+
+#[test]
+fn teachers_change_what_is_learned_and_nothing_that_is_drawn() {
+    let data = data(20);
+    let ends = |teachers: &[u64], weight| {
+        let mut trainer = taught(teachers, weight, 2);
+        run(&mut trainer, &data, 4);
+        trainer.checkpoint().unwrap()
+    };
+    let alone = ends(&[], 0.5);
+    assert!(ends(&[5, 6], 0.0) == alone, "without a share they are as good as absent");
+    assert!(ends(&[5], 0.5) != alone);
+    assert!(ends(&[5], 0.5) != ends(&[6], 0.5));
+}
+
+#[test]
+fn a_run_with_teachers_resumes_to_the_bit_and_with_no_others() {
+    let data = data(20);
+    let mut whole = taught(&[5, 6], 0.5, 2);
+    run(&mut whole, &data, usize::MAX);
+    let mut first = taught(&[5, 6], 0.5, 1);
+    run(&mut first, &data, 4);
+    let state = first.state(20).unwrap();
+    let mut second = taught(&[5, 6], 0.5, 2);
+    second.restore(&state, 20).unwrap();
+    run(&mut second, &data, usize::MAX);
+    assert!(second.state(20).unwrap() == whole.state(20).unwrap());
+    assert!(second.checkpoint().unwrap() == whole.checkpoint().unwrap());
+
+    let refusal = |mut trainer: Trainer| trainer.restore(&state, 20).unwrap_err().to_string();
+    for others in [&[][..], &[5], &[6, 5], &[5, 7]] {
+        let message = refusal(taught(others, 0.5, 1));
+        assert!(message.contains("with other teachers"), "{others:?}: {message}");
+    }
+    assert!(refusal(taught(&[5, 6], 0.25, 1)).contains("of another plan"));
 }
 
 #[test]

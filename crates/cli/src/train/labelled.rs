@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use ssamba_contract::{FrontEnd, Scores};
 use ssamba_model_common::{Checkpoint, Recipe};
 use ssamba_training::{
-    Data, Example, Network, Plan, Trainer,
+    Data, Example, Network, Plan, Teacher, Trainer,
     loss::loss,
     plan::{Loss, PLANS},
     score::report,
@@ -18,7 +18,7 @@ use super::{
     data::frames,
     drive,
     metrics::Epoch,
-    pair, recipe_of,
+    pair, recipe_of, share,
     split::{self, Split, SplitArgs, split},
 };
 use crate::{Answer, clips::TableArgs, convert::sha256_of};
@@ -56,6 +56,19 @@ pub struct Args {
     /// Label whose clips are mixed into others, if there are any.
     #[arg(long, value_name = "LABEL", default_value = "_silence_")]
     background: String,
+    /// How often two clips are mixed into one, labels too [default: the plan's].
+    #[arg(long, value_name = "P", value_parser = share)]
+    mixup: Option<f64>,
+    /// Checkpoint of a trained network to learn from beside the labels, with its TOML file beside it;
+    /// several are averaged.
+    #[arg(long, value_name = "CHECKPOINT")]
+    teacher: Vec<PathBuf>,
+    /// The teachers' share of what is learned.
+    #[arg(long, value_name = "W", default_value_t = 0.5, value_parser = share, requires = "teacher")]
+    distill: f64,
+    /// What the teachers' logits are divided by.
+    #[arg(long, value_name = "T", default_value_t = 2.0, requires = "teacher")]
+    temperature: f64,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -66,10 +79,16 @@ pub fn run(args: &Args) -> Result<Answer> {
     let Some(plan) = Plan::named(&args.plan) else {
         bail!("no plan `{}`: expected {}", args.plan, PLANS.join(", "));
     };
-    let plan = args.run.over(plan);
+    let mut plan = args.run.over(plan);
+    plan.augmentation.mixup = args.mixup.unwrap_or(plan.augmentation.mixup);
     let network = args.run.device.place(network(args, &plan, &split)?)?;
+    let teachers = teachers(args, network.recipe())?;
     let threads = args.run.threads();
     let front_end = network.recipe().front_end.clone();
+    let mut trainer = Trainer::new(network, plan, args.run.seed, threads)?;
+    if !teachers.is_empty() {
+        trainer = trainer.taught_by(teachers, args.distill, args.temperature)?;
+    }
     let background = split.labels.iter().position(|label| *label == args.background);
     let objective = Labelled {
         training: data(&split.training, background, &front_end, true, threads)?,
@@ -86,7 +105,6 @@ pub fn run(args: &Args) -> Result<Answer> {
         testing: data(&split.testing, None, &front_end, false, threads)?,
         labels: split.labels,
     };
-    let trainer = Trainer::new(network, plan, args.run.seed, threads)?;
     let clips = format!(
         "{} to learn from, {} for validation, {} for testing, {} labels",
         objective.training.clips.len(),
@@ -149,6 +167,21 @@ fn network(args: &Args, plan: &Plan, split: &Split) -> Result<Network> {
     };
     Network::from_checkpoint(&checkpoint, dress(recipe)?, n_classes, args.run.seed)
         .with_context(|| path.display().to_string())
+}
+
+/// The networks to learn from.
+fn teachers(args: &Args, student: &Recipe) -> Result<Vec<Teacher>> {
+    let read = |path: &PathBuf| {
+        let Some(recipe) = recipe_of(None, Some(path))? else {
+            bail!(
+                "teacher {}: no {} beside it to say what it hears",
+                path.display(),
+                path.with_extension("toml").display()
+            );
+        };
+        Teacher::new(&Checkpoint::read(path)?, recipe, sha256_of(path)?, student)
+    };
+    args.teacher.iter().map(read).collect()
 }
 
 struct Labelled {

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ssamba_contract::default_threads;
 use ssamba_model_common::{Architecture, Checkpoint, Recipe};
 use ssamba_ssast::HEAD_WIDTH;
-use ssamba_training::{Config, Gpu, Network, Plan, Trainer};
+use ssamba_training::{Config, Distillation, Gpu, Network, Plan, Trainer};
 
 use self::{
     card::{Data, Tested, card},
@@ -365,6 +365,12 @@ fn announce(trainer: &Trainer, from: &str, clips: &str) {
         "plan        {}: {} epochs, batches of {}, rate {}, seed {}",
         plan.name, plan.epochs, plan.batch, plan.rate, trainer.seed
     ));
+    if let Some(Distillation { weight, temperature, teachers }) = &plan.distillation {
+        terminal::note(format!(
+            "teachers    {}, with a share of {weight} at temperature {temperature}",
+            teachers.len()
+        ));
+    }
 }
 
 /// A recipe by name or file, or the TOML file beside a checkpoint.

@@ -124,12 +124,15 @@ impl Gpu {
     /// Memory for at least so many values.
     fn memory(&self, len: usize) -> Result<Memory> {
         let free = &mut self.state().free;
-        if let Some(index) = free.iter().position(|memory| memory.len() >= len) {
+        let fitting = free.iter().enumerate().filter(|(_, memory)| memory.len() >= len);
+        if let Some((index, _)) = fitting.min_by_key(|(_, memory)| memory.len()) {
             return Ok(free.swap_remove(index));
         }
-        // What is free is too small, and would be in the way.
-        free.clear();
-        Memory::new(&self.devices.training, len)
+        Memory::new(&self.devices.training, len).or_else(|_| {
+            // What is free is too small, and in the way.
+            free.clear();
+            Memory::new(&self.devices.training, len)
+        })
     }
 
     /// Takes memory back.
