@@ -9,11 +9,14 @@
 use std::f32::consts::LOG2_E;
 
 use crate::blocks::Block;
-use crate::math::{exp2, exp2_not_above_1, silu, softplus};
+use crate::math::{exp2, exp2_in_range, silu, softplus};
 use crate::output::Output;
 use crate::scan::{Combine, MAX_D_STATE, Scan};
 use crate::tier::Kernel;
 use crate::vector::{MAX_LANES, Vector, load, store};
+
+/// Powers of two from this on are normal numbers, and up to its opposite.
+const LOWEST_EXPONENT: f32 = -126.0;
 
 /// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
 const USUAL_D_STATE: usize = 16;
@@ -35,15 +38,43 @@ fn mixer<V: Vector, const W: usize>(zero: V, scan: &Scan<'_>, block: Block, out:
                 let first = block.first + skipped;
                 let width = V::LANES.min(block.width - skipped);
                 let walk = Walk::new(scan, Block { first, width, ..block }, direction);
-                walk.run::<V, 1, MAX_D_STATE, false>(zero, scan.d_state, out);
+                walk.run::<V, 1, MAX_D_STATE>(zero, scan.d_state, out);
             }
             continue;
         }
         let walk = Walk::new(scan, block, direction);
-        if scan.d_state == USUAL_D_STATE && walk.only_decays() {
-            walk.run::<V, W, USUAL_D_STATE, true>(zero, USUAL_D_STATE, out);
+        if scan.d_state == USUAL_D_STATE {
+            walk.run::<V, W, USUAL_D_STATE>(zero, USUAL_D_STATE, out);
         } else {
-            walk.run::<V, W, MAX_D_STATE, false>(zero, scan.d_state, out);
+            walk.run::<V, W, MAX_D_STATE>(zero, scan.d_state, out);
+        }
+    }
+}
+
+/// Takes a token into the states of a block, and adds their part to `y`. With `IN_RANGE` no decay of
+/// the token needs a bound.
+#[inline(always)]
+fn update<V: Vector, const W: usize, const N: usize, const IN_RANGE: bool>(
+    a: &[[V; W]; N],
+    b: &[f32],
+    c: &[f32],
+    dt: &[V; W],
+    dt_u: &[V; W],
+    h: &mut [[V; W]; N],
+    y: &mut [V; W],
+) {
+    for n in 0..b.len() {
+        let (b, c) = (y[0].splat(b[n]), y[0].splat(c[n]));
+        let mut decay = a[n];
+        for w in 0..W {
+            decay[w] = dt[w] * decay[w];
+        }
+        decay = if IN_RANGE { exp2_in_range(decay) } else { exp2(decay) };
+        for w in 0..W {
+            h[n][w] = decay[w].mul_add(h[n][w], dt_u[w] * b);
+        }
+        for w in 0..W {
+            y[w] = c.mul_add(h[n][w], y[w]);
         }
     }
 }
@@ -75,21 +106,13 @@ impl<'a> Walk<'a> {
         Self { scan, block, stream, output_block, output_blocks, adds, finishes }
     }
 
-    /// Whether `dt * a` is NaN or at most zero, whatever `delta` is.
-    fn only_decays(&self) -> bool {
-        let Self { scan, block, .. } = *self;
-        let channel = self.stream * scan.d_inner + block.first;
-        let a = &scan.a[channel * scan.d_state..][..block.width * scan.d_state];
-        scan.delta_softplus && a.iter().all(|&rate| rate <= 0.0)
-    }
-
     /// Walks the tokens with `W` vectors of channels and `d_state` of at most `N` states. The block
     /// fills the vectors, or is a part of a single one.
     ///
     /// Nothing here goes through a closure: one that the compiler leaves out of line loses the
     /// caller's target features, and each operation becomes a call.
     #[inline(always)]
-    fn run<V: Vector, const W: usize, const N: usize, const ONLY_DECAYS: bool>(
+    fn run<V: Vector, const W: usize, const N: usize>(
         &self,
         zero: V,
         d_state: usize,
@@ -107,6 +130,13 @@ impl<'a> Walk<'a> {
         }
         let scale = zero.splat(scan.scale);
         let a = self.decay_rates::<V, W, N>(zero, channel);
+        // Of each channel, the lowest -|a|: the state that decays, or grows, the most.
+        let mut steepest = [zero; W];
+        for n in 0..d_state {
+            for w in 0..W {
+                steepest[w] = a[n][w].negative_abs().at_most(steepest[w]);
+            }
+        }
         let mut h = [[zero; W]; N];
 
         for step in 0..scan.seq_len {
@@ -123,22 +153,20 @@ impl<'a> Walk<'a> {
             let c = &scan.c[states..][..d_state];
 
             let (mut dt_u, mut y) = ([zero; W], [zero; W]);
+            let mut in_range = true;
             for w in 0..W {
                 dt[w] = dt[w] + delta_bias[w];
                 if scan.delta_softplus {
                     dt[w] = softplus(dt[w]);
                 }
+                in_range &= (dt[w] * steepest[w]).negative_abs().all_at_least(LOWEST_EXPONENT);
                 dt_u[w] = dt[w] * u[w];
                 y[w] = d_skip[w] * u[w];
             }
-            for n in 0..d_state {
-                let (b, c) = (zero.splat(b[n]), zero.splat(c[n]));
-                for w in 0..W {
-                    let x = dt[w] * a[n][w];
-                    let decay = if ONLY_DECAYS { exp2_not_above_1(x) } else { exp2(x) };
-                    h[n][w] = decay.mul_add(h[n][w], dt_u[w] * b);
-                    y[w] = c.mul_add(h[n][w], y[w]);
-                }
+            if in_range {
+                update::<V, W, N, true>(&a, b, c, &dt, &dt_u, &mut h, &mut y);
+            } else {
+                update::<V, W, N, false>(&a, b, c, &dt, &dt_u, &mut h, &mut y);
             }
 
             let narrow = (row * self.output_blocks + self.output_block) * scan.d_inner;

@@ -40,9 +40,10 @@
 //!
 //! Channels are independent, so they are the SIMD lanes: no sum crosses lanes, and the result does
 //! not depend on how channels are dealt to tasks. For one [`Tier`] it is equal to the bit for every
-//! [`Pool`] and number of threads. The portable tier differs from the others by rounding alone, since
-//! they multiply and add in one rounding and it in two: by less than 2e-6 of the sum of the absolute
-//! values of the terms that an output adds up.
+//! [`Pool`] and number of threads, and AVX2 and AVX-512 give the same bits. Other tiers differ, by less
+//! than 2e-6 of the sum of the absolute values of the terms that an output adds up: the portable tier
+//! rounds twice where the others multiply and add in one rounding, and the tiers of x86-64 compute
+//! exponentials with a table, the others without.
 //!
 //! `cargo bench --workspace --bench kernels` times every tier of this CPU beside the definition. NEON was run under an
 //! emulator alone: its results are right, its speed is not known.

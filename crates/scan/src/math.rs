@@ -1,19 +1,23 @@
 //! `exp2`, `exp`, `softplus`, `sigmoid` and `silu` on vectors.
 //!
-//! NaN in gives NaN out. Results below 2^-126.5 are zero, results above 2^127.5 are infinite.
+//! NaN in gives NaN out. Results below 2^-127 are zero, and those between it and 2^-126, which are no
+//! normal numbers, are off by up to 2^-126.5. Results above 2^128 are infinite, and may be from 2^127.5
+//! on.
+
+#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
 
 use std::f32::consts::LOG2_E;
 
 use crate::vector::Vector;
 
-/// Adding this to `x` in [-127, 128] rounds it to an integer, and leaves that integer plus 127, the
-/// exponent of its power of two, in the low bits: 1.5 * 2^23 + 127.
-const ROUND: f32 = 12_583_039.0;
-
 /// Minimax coefficients of `(2^r - 1) / r` for `r` in [-0.5, 0.5], lowest first, with a relative
 /// error in `2^r` below 1e-7. The leading 1 stays exact: decays next to 1 must not drift.
 #[expect(clippy::approx_constant, reason = "fitted, and not quite the logarithm")]
 const POW2: [f32; 5] = [0.693_147, 0.240_222_47, 0.055_507_11, 0.009_671_293, 0.001_326_955_5];
+
+/// The same for `r` in [-1/16, 1/16], with a relative error of 9e-7 in `2^r - 1`, so of 4e-8 in `2^r`.
+#[expect(clippy::approx_constant, reason = "fitted, and not quite the logarithm")]
+const POW2_OF_A_SIXTEENTH: [f32; 3] = [0.693_147_2, 0.240_254_68, 0.055_504_11];
 
 /// Minimax coefficients of `(atanh(s) / s - 1) / s^2` in `s^2`, for `s` in [0, 1/3], lowest first.
 const ATANH: [f32; 4] = [0.333_332_1, 0.200_107_19, 0.140_015_13, 0.140_033_9];
@@ -21,14 +25,50 @@ const ATANH: [f32; 4] = [0.333_332_1, 0.200_107_19, 0.140_015_13, 0.140_033_9];
 /// `ln 2` in two parts; the first has so few bits that its product with an exponent is exact.
 const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
 
-/// `2^r` for `r` in [-0.5, 0.5].
+/// Adding this to `x` in [-127, 128] rounds it to a step of [`Vector::power_of_two`], and leaves the
+/// argument of that in the low bits: 1.5 * 2^23 steps, and 127.
 #[inline(always)]
-fn pow2<V: Vector>(r: V) -> V {
-    let mut sum = r.splat(POW2[4]);
-    for coefficient in [POW2[3], POW2[2], POW2[1], POW2[0], 1.0] {
-        sum = sum.mul_add(r, r.splat(coefficient));
+fn round<V: Vector>() -> f32 {
+    12_582_912.0 / V::STEPS as f32 + 127.0
+}
+
+/// `base^r`, where `r`, times the binary logarithm of the base, is up to half a step of either sign.
+#[inline(always)]
+fn power<V: Vector, const W: usize>(log2_of_base: f32, r: [V; W]) -> [V; W] {
+    let mut sum = r;
+    if V::STEPS == 8 {
+        let [c1, c2, c3] = scaled(POW2_OF_A_SIXTEENTH, log2_of_base);
+        for w in 0..W {
+            sum[w] = r[w].splat(c3);
+        }
+        for coefficient in [c2, c1, 1.0] {
+            for w in 0..W {
+                sum[w] = sum[w].mul_add(r[w], r[w].splat(coefficient));
+            }
+        }
+    } else {
+        let [c1, c2, c3, c4, c5] = scaled(POW2, log2_of_base);
+        for w in 0..W {
+            sum[w] = r[w].splat(c5);
+        }
+        for coefficient in [c4, c3, c2, c1, 1.0] {
+            for w in 0..W {
+                sum[w] = sum[w].mul_add(r[w], r[w].splat(coefficient));
+            }
+        }
     }
     sum
+}
+
+/// Coefficients of a polynomial without a constant, in the variable times `scale`.
+#[inline(always)]
+fn scaled<const N: usize>(mut coefficients: [f32; N], scale: f32) -> [f32; N] {
+    let mut power = 1.0;
+    for coefficient in &mut coefficients {
+        power *= f64::from(scale);
+        *coefficient = (f64::from(*coefficient) * power) as f32;
+    }
+    coefficients
 }
 
 /// `2^x`.
@@ -36,17 +76,32 @@ fn pow2<V: Vector>(r: V) -> V {
 /// The power of two is a factor of its own: exponent 0 makes the result exactly zero, exponent 255
 /// infinite, and a NaN in `x` survives whatever its bits do to the exponent.
 #[inline(always)]
-pub(crate) fn exp2<V: Vector>(x: V) -> V {
-    exp2_not_above_1(x.at_most(x.splat(128.0)))
+pub(crate) fn exp2<V: Vector, const W: usize>(mut x: [V; W]) -> [V; W] {
+    for w in 0..W {
+        x[w] = x[w].at_least(x[w].splat(-127.0)).at_most(x[w].splat(128.0));
+    }
+    exp2_in_range(x)
 }
 
-/// [`exp2`] for `x` of which it is known that it is NaN or at most 0.
+/// [`exp2`] for `x` of which it is known that it is NaN or in [-127, 128].
 #[inline(always)]
-pub(crate) fn exp2_not_above_1<V: Vector>(x: V) -> V {
-    let x = x.at_least(x.splat(-127.0));
-    let rounded = x + x.splat(ROUND);
-    let r = x - (rounded - x.splat(ROUND));
-    pow2(r) * rounded.low_bits_as_exponent()
+pub(crate) fn exp2_in_range<V: Vector, const W: usize>(mut x: [V; W]) -> [V; W] {
+    // Step by step on all vectors, which fill the waits of each other's chains.
+    let mut steps = x;
+    for w in 0..W {
+        steps[w] = x[w] + x[w].splat(round::<V>());
+    }
+    for w in 0..W {
+        x[w] = x[w] - (steps[w] - x[w].splat(round::<V>()));
+    }
+    for w in 0..W {
+        steps[w] = steps[w].power_of_two();
+    }
+    let mut result = power(1.0, x);
+    for w in 0..W {
+        result[w] = result[w] * steps[w];
+    }
+    result
 }
 
 /// `e^x`, with a relative error that does not grow with `|x|`, as that of `exp2(x * LOG2_E)` does.
@@ -54,10 +109,11 @@ pub(crate) fn exp2_not_above_1<V: Vector>(x: V) -> V {
 pub(crate) fn exp<V: Vector>(x: V) -> V {
     // Just beyond the least and greatest values whose exponents come out as 0 and 255.
     let x = x.at_least(x.splat(-88.0)).at_most(x.splat(88.7));
-    let rounded = x.mul_add(x.splat(LOG2_E), x.splat(ROUND));
-    let n = rounded - x.splat(ROUND);
+    let rounded = x.mul_add(x.splat(LOG2_E), x.splat(round::<V>()));
+    let n = rounded - x.splat(round::<V>());
     let r = n.mul_add(x.splat(-LN_2[1]), n.mul_add(x.splat(-LN_2[0]), x));
-    pow2(r * x.splat(LOG2_E)) * rounded.low_bits_as_exponent()
+    let [rest] = power(LOG2_E, [r]);
+    rest * rounded.power_of_two()
 }
 
 /// `ln(1 + e^x)`, to full relative accuracy where it is tiny. Above 20 it is `x`, because there the
@@ -161,12 +217,60 @@ mod tests {
         x.max(0.0) + (-x.abs()).exp().ln_1p()
     }
 
+    fn exp2_of_one<V: Vector>(x: V) -> V {
+        let [power] = exp2([x]);
+        power
+    }
+
+    fn exp2_in_range_of_one<V: Vector>(x: V) -> V {
+        let [power] = exp2_in_range([x]);
+        power
+    }
+
     #[test]
     fn exponentials_are_accurate_over_their_range() {
-        on_each_vector!(exp2, sweep(-126.0, 127.4), within(2e-7, f64::exp2));
-        on_each_vector!(exp2, sweep(-1.0, 1.0), within(2e-7, f64::exp2));
+        on_each_vector!(exp2_of_one, sweep(-126.0, 127.4), within(2e-7, f64::exp2));
+        on_each_vector!(exp2_of_one, sweep(-1.0, 1.0), within(2e-7, f64::exp2));
         on_each_vector!(exp, sweep(-87.3, 88.3), within(2.5e-7, f64::exp));
         on_each_vector!(exp, sweep(-1.0, 1.0), within(2.5e-7, f64::exp));
+    }
+
+    #[test]
+    fn powers_next_to_one_are_as_accurate_as_their_distance_from_it() {
+        // A power is a decay, and what it takes away adds up over the tokens.
+        let check = |name: &str, inputs: &[f32], got: Vec<f32>| {
+            let errors = inputs.iter().zip(got).map(|(&x, got)| {
+                let exact = f64::from(x).exp2();
+                (f64::from(got) - exact) / (1.0 - exact)
+            });
+            let mean = errors.sum::<f64>() / inputs.len() as f64;
+            assert!(mean.abs() < 9e-7, "{name}: {mean:e}");
+        };
+        on_each_vector!(exp2_of_one, sweep(-0.06, -0.01), check);
+        on_each_vector!(exp2_of_one, sweep(-0.2, -0.06), check);
+    }
+
+    #[test]
+    fn powers_below_the_normal_numbers_are_tiny_and_none_of_them_rises() {
+        let check = |name: &str, inputs: &[f32], got: Vec<f32>| {
+            for (&x, &got) in inputs.iter().zip(&got) {
+                let error = (f64::from(got) - f64::from(x).exp2()).abs();
+                assert!(error <= 1.001 * (-126.5_f64).exp2(), "{name} {x}: {got:e}");
+                assert!(x > -127.0 || got == 0.0, "{name} {x}: {got:e}");
+            }
+            assert!(got.is_sorted(), "{name}");
+        };
+        on_each_vector!(exp2_of_one, sweep(-130.0, -126.0), check);
+    }
+
+    #[test]
+    fn powers_in_range_need_no_bounds() {
+        on_each_vector!(exp2_in_range_of_one, sweep(-126.0, 127.4), within(2e-7, f64::exp2));
+        on_each_vector!(
+            exp2_in_range_of_one,
+            vec![-127.0, 0.0, -0.0, 128.0, f32::NAN, LOUD_NAN],
+            exactly(&[0.0, 1.0, 1.0, f32::INFINITY, f32::NAN, f32::NAN])
+        );
     }
 
     #[test]
@@ -197,7 +301,7 @@ mod tests {
             f32::NAN,
             f32::NAN,
         ];
-        on_each_vector!(exp2, inputs.to_vec(), exactly(&WANT));
+        on_each_vector!(exp2_of_one, inputs.to_vec(), exactly(&WANT));
         on_each_vector!(exp, inputs.to_vec(), exactly(&WANT));
     }
 

@@ -259,7 +259,7 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
             let dt_u = dt * u;
             let mut s = of.d_skip * u;
             for n in 0..d_state {
-                let decay = exp2(dt * of.rates[n]);
+                let [decay] = exp2([dt * of.rates[n]]);
                 h[n] = decay.mul_add(h[n], dt_u * zero.splat(b[n]));
                 s = zero.splat(c[n]).mul_add(h[n], s);
             }
@@ -299,7 +299,7 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
             let (b, _) = self.states(row);
             let dt_u = dt * u;
             for n in 0..d_state {
-                let decay = exp2(dt * of.rates[n]);
+                let [decay] = exp2([dt * of.rates[n]]);
                 h[n] = decay.mul_add(h[n], dt_u * zero.splat(b[n]));
                 token.decay[n] = decay;
                 token.h[n] = h[n];

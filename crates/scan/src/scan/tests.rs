@@ -174,6 +174,33 @@ fn every_pool_gives_the_same_bits() {
 }
 
 #[test]
+fn the_tiers_of_one_instruction_family_give_the_same_bits() {
+    for layout in LAYOUTS {
+        let sizes = Sizes { batch: 2, seq_len: 37, d_inner: 141, d_state: 16 };
+        let operands = Operands::random(sizes, layout, true, 8);
+        let family = [Tier::Avx2, Tier::Avx512].into_iter().filter(|tier| tier.is_available());
+        let results: Vec<_> = family.map(|tier| run_on(tier, &operands.scan())).collect();
+        assert!(results.windows(2).all(|two| two[0] == two[1]), "{layout:?}");
+    }
+}
+
+#[test]
+fn decays_in_range_and_beyond_have_the_same_bits() {
+    // Alone in its block a slow channel never leaves the range; beside a fast one its block does.
+    let sizes = Sizes { batch: 1, seq_len: 21, d_inner: 64, d_state: 16 };
+    let slow = Operands::random(sizes, (1, &[false]), true, 13);
+    let slow = Operands { a: slow.a.iter().map(|rate| 0.1 * rate).collect(), ..slow };
+    let mut mixed = slow.clone();
+    mixed.a[63 * 16..].iter_mut().for_each(|rate| *rate *= 1e4);
+    for tier in tiers() {
+        let [slow, mixed] = [&slow, &mixed].map(|operands| run_on(tier, &operands.scan()));
+        for (slow, mixed) in slow.chunks(64).zip(mixed.chunks(64)) {
+            assert_eq!(slow[..63], mixed[..63], "{tier}");
+        }
+    }
+}
+
+#[test]
 fn a_channel_has_the_same_bits_in_any_block() {
     let sizes = Sizes { batch: 1, seq_len: 21, d_inner: 75, d_state: 16 };
     let wide = Operands::random(sizes, (1, &[false]), true, 33);

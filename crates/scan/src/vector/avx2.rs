@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
-use super::Vector;
+use super::{EIGHTHS, Vector};
 
 /// Eight lanes; to have one is to know that this CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,7 @@ lanewise!(Add add _mm256_add_ps, Sub sub _mm256_sub_ps, Mul mul _mm256_mul_ps, D
 
 impl Vector for Avx2 {
     const LANES: usize = 8;
+    const STEPS: u32 = 8;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self {
@@ -94,12 +95,26 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn all_at_least(self, low: f32) -> bool {
+        on_avx2!({
+            let at_least = _mm256_cmp_ps::<_CMP_GE_OQ>(self.0, _mm256_set1_ps(low));
+            _mm256_movemask_ps(at_least) == 0xff
+        })
+    }
+
+    #[inline(always)]
     fn negative_abs(self) -> Self {
         Self(on_avx2!(_mm256_or_ps(self.0, _mm256_set1_ps(-0.0))))
     }
 
     #[inline(always)]
-    fn low_bits_as_exponent(self) -> Self {
-        Self(on_avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(self.0)))))
+    fn power_of_two(self) -> Self {
+        let [a, b, c, d, e, f, g, h] = EIGHTHS.map(u32::cast_signed);
+        Self(on_avx2!({
+            let k = _mm256_castps_si256(self.0);
+            // Reads the low three bits of an index.
+            let eighth = _mm256_permutevar8x32_epi32(_mm256_setr_epi32(a, b, c, d, e, f, g, h), k);
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32::<20>(k), eighth))
+        }))
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
-use super::Vector;
+use super::{EIGHTHS, Vector};
 
 /// Sixteen lanes; to have one is to know that this CPU has AVX-512F.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,7 @@ lanewise!(Add add _mm512_add_ps, Sub sub _mm512_sub_ps, Mul mul _mm512_mul_ps, D
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
+    const STEPS: u32 = 8;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self {
@@ -93,6 +94,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn all_at_least(self, low: f32) -> bool {
+        on_avx512!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, _mm512_set1_ps(low)) == 0xffff)
+    }
+
+    #[inline(always)]
     fn negative_abs(self) -> Self {
         Self(on_avx512!(_mm512_castsi512_ps(_mm512_or_si512(
             _mm512_castps_si512(self.0),
@@ -101,7 +107,14 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn low_bits_as_exponent(self) -> Self {
-        Self(on_avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(self.0)))))
+    fn power_of_two(self) -> Self {
+        let [a, b, c, d, e, f, g, h] = EIGHTHS.map(u32::cast_signed);
+        Self(on_avx512!({
+            let k = _mm512_castps_si512(self.0);
+            // Reads the low four bits of an index, so the eight are there twice.
+            let twice = _mm512_setr_epi32(a, b, c, d, e, f, g, h, a, b, c, d, e, f, g, h);
+            let eighth = _mm512_permutexvar_epi32(k, twice);
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32::<20>(k), eighth))
+        }))
     }
 }

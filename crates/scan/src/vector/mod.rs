@@ -28,6 +28,30 @@ pub(crate) use portable::Portable;
 
 use std::ops::{Add, Div, Mul, Sub};
 
+/// For [`Vector::power_of_two`] in eight steps, what is to be added to `k << 20`: the mantissa of
+/// `2^(i / 8)`, less the bits that `i`, the remainder of `k`, leaves there.
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::approx_constant, reason = "one of the powers is the root of two")]
+const EIGHTHS: [u32; 8] = {
+    let powers: [f32; 8] = [
+        1.0,
+        1.090_507_7,
+        1.189_207_1,
+        1.296_839_6,
+        1.414_213_5,
+        1.542_210_8,
+        1.681_792_9,
+        1.834_008,
+    ];
+    let mut bits = [0; 8];
+    let mut i = 0;
+    while i < 8 {
+        bits[i] = (powers[i].to_bits() - 1.0_f32.to_bits()).wrapping_sub((i as u32) << 20);
+        i += 1;
+    }
+    bits
+};
+
 /// The most lanes of any [`Vector`].
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -51,6 +75,10 @@ pub(crate) trait Vector:
     /// Number of lanes, at most [`MAX_LANES`].
     const LANES: usize;
 
+    /// Into how many equal steps [`power_of_two`](Self::power_of_two) cuts an octave: 1, or 8 with a
+    /// table, which makes the polynomial for the rest shorter.
+    const STEPS: u32;
+
     /// `value` in every lane.
     fn splat(self, value: f32) -> Self;
 
@@ -69,11 +97,16 @@ pub(crate) trait Vector:
     /// The lesser of `self` and `high`; a NaN in `self` stays.
     fn at_most(self, high: Self) -> Self;
 
+    /// Whether no lane is below `low` or NaN.
+    fn all_at_least(self, low: f32) -> bool;
+
     /// `-|self|`.
     fn negative_abs(self) -> Self;
 
-    /// The bits shifted left by the 23 bits of the mantissa: the low 8 bits become the exponent.
-    fn low_bits_as_exponent(self) -> Self;
+    /// `2^(k / STEPS - 127)`, where `k` is the integer in the low bits, from 0, which gives zero, to
+    /// `255 * STEPS`, which gives infinity. Between 0 and `STEPS`, below the normal numbers, it is off
+    /// by up to `2^-127`.
+    fn power_of_two(self) -> Self;
 }
 
 /// The values of a row; the lanes of a single vector that it does not fill are zero.

@@ -48,6 +48,9 @@ lanewise!(Add add vaddq_f32, Sub sub vsubq_f32, Mul mul vmulq_f32, Div div vdivq
 impl Vector for Neon {
     const LANES: usize = 4;
 
+    // A look-up takes more instructions here than the two steps of a polynomial that it saves.
+    const STEPS: u32 = 1;
+
     #[inline(always)]
     fn splat(self, value: f32) -> Self {
         Self(on_neon!(vdupq_n_f32(value)))
@@ -89,12 +92,17 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    fn all_at_least(self, low: f32) -> bool {
+        on_neon!(vminvq_u32(vcgeq_f32(self.0, vdupq_n_f32(low))) != 0)
+    }
+
+    #[inline(always)]
     fn negative_abs(self) -> Self {
         Self(on_neon!(vnegq_f32(vabsq_f32(self.0))))
     }
 
     #[inline(always)]
-    fn low_bits_as_exponent(self) -> Self {
+    fn power_of_two(self) -> Self {
         Self(on_neon!(vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(self.0)))))
     }
 }

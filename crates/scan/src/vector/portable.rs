@@ -31,6 +31,7 @@ lanewise!(Add add +, Sub sub -, Mul mul *, Div div /);
 
 impl Vector for Portable {
     const LANES: usize = 8;
+    const STEPS: u32 = 1;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self {
@@ -65,12 +66,17 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn all_at_least(self, low: f32) -> bool {
+        self.0.iter().all(|&lane| lane >= low)
+    }
+
+    #[inline(always)]
     fn negative_abs(self) -> Self {
         Self(from_fn(|i| -self.0[i].abs()))
     }
 
     #[inline(always)]
-    fn low_bits_as_exponent(self) -> Self {
+    fn power_of_two(self) -> Self {
         Self(from_fn(|i| f32::from_bits(self.0[i].to_bits() << 23)))
     }
 }
