@@ -1,29 +1,32 @@
-//! The short convolution and the selective scan on NVIDIA GPUs: their source, and how a call of them
-//! is launched.
+//! The short convolution, the selective scan and the norm of the residual on NVIDIA GPUs: their source,
+//! and how a call of them is launched.
 //!
-//! Nothing here touches a GPU: [`SOURCE`] is text for NVIDIA's run-time compiler, and [`ScanPlan`] and
-//! [`ConvPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
+//! Nothing here touches a GPU: [`SOURCE`] is text for NVIDIA's run-time compiler, and [`ScanPlan`],
+//! [`ConvPlan`] and [`NormPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
 //! one and launches the other. A call is one launch, and uses no memory but its operands and its
-//! output.
+//! outputs.
 
 mod conv;
+mod norm;
 mod scan;
 
 use std::{error::Error, fmt};
 
 pub use conv::{ConvAddresses, ConvArguments, ConvCall, ConvPlan};
+pub use norm::{NormAddresses, NormArguments, NormCall, NormPlan};
 pub use scan::{ScanAddresses, ScanArguments, ScanCall, ScanPlan};
 
 /// CUDA C++ without includes.
 pub const SOURCE: &str = concat!(
     include_str!("prelude.cu"),
     include_str!("selective_scan.cu"),
-    include_str!("short_conv.cu")
+    include_str!("short_conv.cu"),
+    include_str!("add_layer_norm.cu")
 );
 /// What the compiler is told besides the architecture.
 pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
 /// The kernels in [`SOURCE`]; a [`Launch`] names one by its place here.
-pub const KERNELS: [&str; 12] = [
+pub const KERNELS: [&str; 18] = [
     "scan_f32_8",
     "scan_f32_16",
     "scan_f32_24",
@@ -36,6 +39,12 @@ pub const KERNELS: [&str; 12] = [
     "conv_f32_any",
     "conv_f16_4",
     "conv_f16_any",
+    "norm_f32_192",
+    "norm_f32_768",
+    "norm_f32_any",
+    "norm_f16_192",
+    "norm_f16_768",
+    "norm_f16_any",
 ];
 
 /// Type of the values that flow through a call; its parameters, and all arithmetic, are `f32`.

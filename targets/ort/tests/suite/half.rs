@@ -16,10 +16,11 @@ use crate::{
 };
 
 /// ONNX's numbers for `float` and `float16`.
-const FLOAT: i64 = 1;
-const FLOAT16: i64 = 10;
+pub const FLOAT: i64 = 1;
+pub const FLOAT16: i64 = 10;
 
-fn cast(from: &str, to: &str, element: i64) -> NodeProto {
+/// A node that converts a value to the element type of that number.
+pub fn cast(from: &str, to: &str, element: i64) -> NodeProto {
     NodeProto {
         name: format!("{to}/cast"),
         op_type: "Cast".into(),
