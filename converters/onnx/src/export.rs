@@ -25,6 +25,7 @@ use crate::{
         patch_embed::patch_embed,
         ssast,
     },
+    norm_function,
     quantize::{Layer, Quantizer, Selection},
     shapes::{self, Limit},
 };
@@ -53,8 +54,9 @@ pub struct Options {
     /// What the file takes: filter banks, or a waveform, and then the front end is in the graph and
     /// the scores are an output beside the logits.
     pub input: Input,
-    /// Lay SSAMBA's own operators and the products before them out for a GPU, which would rather
-    /// multiply by zeros than copy: less memory, and on a CPU less speed. Half precision always is.
+    /// Lay the patch embedding, SSAMBA's own operators and the products before them out for a GPU, which
+    /// would rather multiply by zeros than copy: less memory, and on a CPU less speed. Half precision
+    /// always is, in files with our operators.
     pub gpu: bool,
 }
 
@@ -79,6 +81,11 @@ pub(crate) fn values(options: &Options) -> Precision {
         Precision::F32 | Precision::I8 => Precision::F32,
         Precision::F16 => Precision::F16,
     }
+}
+
+/// Whether a file is laid out for a GPU that has our operators.
+pub(crate) fn for_gpu(options: &Options) -> bool {
+    (options.gpu || options.precision == Precision::F16) && options.lowering == Lowering::Function
 }
 
 /// SSAMBA: the outputs, and the functions that the nodes need.
@@ -118,16 +125,20 @@ fn ssamba(
 
     let precision = values(options);
     let lowering = options.lowering;
-    let gpu = options.gpu || options.precision == Precision::F16;
+    let gpu = for_gpu(options);
     let encoder = Encoder { model, conv: &conv, scan: &scan, precision, lowering, gpu };
-    let tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
-    let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
+    let input = (recipe.front_end.n_frames, recipe.front_end.n_mels);
+    let placed = patch_embed(g, model.patch_embed(), precision, gpu, input, fbank)?;
+    let (mut rho, k) = encoder.layers(g, placed, fuse)?;
     if precision != Precision::F32 {
         rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
     }
     let results = head(g, &encoder, &rho, k)?;
     let functions = match options.lowering {
-        Lowering::Function => vec![conv.function(), scan.function()],
+        Lowering::Function => {
+            let norm = encoder.adds_in_norms().then(norm_function::function);
+            [conv.function(), scan.function()].into_iter().chain(norm).collect()
+        }
         _ => Vec::new(),
     };
     Ok((results, functions))
