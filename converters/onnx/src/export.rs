@@ -107,6 +107,12 @@ fn ssamba(
         d_conv: config.d_conv,
         precision: values(options),
     };
+    // In single precision `dt` is cut out of the product with the x-projection, for a smaller product
+    // of its own, and so are the others.
+    let columns = (for_gpu(options) && options.precision == Precision::F16).then(|| {
+        let [ranks, states] = [config.dt_rank, config.d_state].map(|width| reverse.len() * width);
+        [ranks, ranks + states]
+    });
     let scan = ScanConfiguration {
         groups,
         reverse,
@@ -120,6 +126,7 @@ fn ssamba(
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
+        columns,
         precision: values(options),
     };
 

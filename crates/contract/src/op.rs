@@ -56,6 +56,8 @@ pub mod attribute {
     pub const GATE: &str = "gate";
     /// string, default `silu`: what the convolution's sum goes through, `silu` or `none`.
     pub const ACTIVATION: &str = "activation";
+    /// ints, absent by default: the columns in which those of the first stream begin, of `Bm` and of `Cm`.
+    pub const COLUMNS: &str = "columns";
     /// float, default 1e-5: what is added to the variance of a norm.
     pub const EPSILON: &str = "epsilon";
 }

@@ -56,6 +56,16 @@ pub enum Element {
     F16,
 }
 
+impl Element {
+    /// Of one value.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
 /// What a plan has to know of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

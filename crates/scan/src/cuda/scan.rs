@@ -16,6 +16,10 @@ pub struct ScanCall<'a> {
     pub d_inner: usize,
     /// N, 1 to [`MAX_D_STATE`].
     pub d_state: usize,
+    /// Values of a row of `b` and of `c`, of which those of all streams are read from `columns` on.
+    pub states_width: usize,
+    /// Where the values of the first stream begin in a row of `b`, and of `c`.
+    pub columns: [usize; 2],
     /// G, mixers.
     pub groups: usize,
     /// One or two streams per mixer: whether the stream walks from the last token to the first.
@@ -28,8 +32,8 @@ pub struct ScanCall<'a> {
     pub scale: f32,
 }
 
-/// Device addresses of values of the shapes that [`Scan`](crate::Scan) names, dense and aligned to 16
-/// bytes; an optional operand that is absent is 0.
+/// Device addresses of values of the shapes that [`Scan`](crate::Scan) names, but for the width of the
+/// rows of `b` and `c`, dense and aligned to 16 bytes; an optional operand that is absent is 0.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct ScanAddresses {
@@ -61,6 +65,7 @@ pub struct ScanArguments {
     seq_len: i32,
     d_inner: i32,
     d_state: i32,
+    states_width: i32,
     groups: i32,
     directions: i32,
     delta_softplus: i32,
@@ -73,6 +78,8 @@ pub struct ScanArguments {
 #[derive(Clone, Debug)]
 pub struct ScanPlan {
     arguments: ScanArguments,
+    /// Bytes in front of the first stream in a row of `b`, and of `c`.
+    skipped: [u64; 2],
     launch: Option<Launch>,
 }
 
@@ -91,6 +98,7 @@ impl ScanPlan {
     /// Names the size that is beyond what a launch can count, or the device has.
     pub fn new(call: &ScanCall<'_>, limits: &Limits) -> Result<Self, PlanError> {
         let &ScanCall { batch, seq_len, d_inner, d_state, groups, reverse, .. } = call;
+        let &ScanCall { states_width, columns, .. } = call;
         let directions = reverse.len() / groups.max(1);
         if !(1..=MAX_D_STATE).contains(&d_state) {
             return Err(PlanError { size: "d_state", got: d_state, most: MAX_D_STATE });
@@ -100,6 +108,7 @@ impl ScanPlan {
             seq_len: int("seq_len", seq_len)?,
             d_inner: int("d_inner", d_inner)?,
             d_state: int("d_state", d_state)?,
+            states_width: int("states_width", states_width)?,
             groups: int("groups", groups)?,
             directions: int("directions", directions)?,
             delta_softplus: call.delta_softplus.into(),
@@ -107,16 +116,20 @@ impl ScanPlan {
             scale: call.scale,
             reverse: reverse_bits(reverse)?,
         };
+        let skipped = columns.map(|column| (column * call.element.bytes()) as u64);
         if batch * seq_len * d_inner == 0 {
-            return Ok(Self { arguments, launch: None });
+            return Ok(Self { arguments, skipped, launch: None });
         }
         // Places of values are counted in 32 bits.
-        let (values, most) = (batch * seq_len * reverse.len() * d_inner.max(d_state), u32::MAX);
+        let width = (reverse.len() * d_inner).max(states_width);
+        let (values, most) = (batch * seq_len * width, u32::MAX);
         if values > most as usize {
             return Err(PlanError { size: "number of values", got: values, most: most as usize });
         }
-        // Pairs of channels move at once.
-        let usual = d_state == USUAL_D_STATE && d_inner.is_multiple_of(2);
+        // Pairs of channels move at once, and four states.
+        let usual = d_state == USUAL_D_STATE
+            && d_inner.is_multiple_of(2)
+            && [states_width, columns[0], columns[1]].iter().all(|size| size.is_multiple_of(4));
         let blocks = |channels| batch * groups * d_inner.div_ceil(channels);
         // The busiest multiprocessor decides, which is the one with the most channels; of the blocks
         // that leave it the fewest, the largest.
@@ -143,7 +156,7 @@ impl ScanPlan {
             threads: (directions * channels * (LANES + MOVERS)) as u32,
             shared_bytes: shared_bytes as u32,
         };
-        Ok(Self { arguments, launch: Some(launch) })
+        Ok(Self { arguments, skipped, launch: Some(launch) })
     }
 
     /// What to launch; nothing when the output is empty.
@@ -153,6 +166,8 @@ impl ScanPlan {
 
     /// What to launch it with.
     pub fn arguments(&self, addresses: ScanAddresses) -> ScanArguments {
+        let [b, c] = self.skipped;
+        let addresses = ScanAddresses { b: addresses.b + b, c: addresses.c + c, ..addresses };
         ScanArguments { addresses, ..self.arguments }
     }
 }
@@ -177,6 +192,8 @@ mod tests {
             seq_len: 100,
             d_inner: 384,
             d_state: 16,
+            states_width: 16 * reverse.len(),
+            columns: [0, 0],
             groups: 2,
             reverse,
             delta_softplus: true,
@@ -210,6 +227,15 @@ mod tests {
         assert_eq!(launch(&odd, &LIMITS).2, 96);
         let odd = ScanCall { d_inner: 385, batch: 1, ..call(&single) };
         assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
+        let wide = ScanCall { states_width: 88, columns: [24, 56], ..call(&single) };
+        assert_eq!(launch(&wide, &LIMITS).0, "scan_f32_24");
+        let arguments = ScanPlan::new(&ScanCall { element: Element::F16, ..wide }, &LIMITS);
+        let addresses = ScanAddresses { b: 1 << 20, c: 1 << 20, ..Default::default() };
+        let ScanAddresses { b, c, .. } = arguments.unwrap().arguments(addresses).addresses;
+        assert_eq!([b, c], [(1 << 20) + 48, (1 << 20) + 112]);
+        for odd in [ScanCall { states_width: 90, ..wide }, ScanCall { columns: [22, 56], ..wide }] {
+            assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
+        }
     }
 
     #[test]

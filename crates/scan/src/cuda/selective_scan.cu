@@ -26,6 +26,7 @@ struct ScanArguments {
     int seq_len;
     int d_inner;
     int d_state;
+    int states_width;  // of a row of `b` and of `c`, which begin with the first stream
     int groups;
     int directions;
     int delta_softplus;
@@ -232,9 +233,9 @@ struct Mover {
 
         const unsigned row_start =
             at.batch * length + (at.reverse ? length - 1 - row_token : row_token);
-        row = (row_start * at.streams + at.stream) * scan.d_state + state;
-        row_hop = kept(way * ROW_HOP * at.streams * scan.d_state);
-        row_tile = kept(way * TILE * at.streams * scan.d_state);
+        row = row_start * scan.states_width + at.stream * scan.d_state + state;
+        row_hop = kept(way * ROW_HOP * scan.states_width);
+        row_tile = kept(way * TILE * scan.states_width);
         rows_left = state < scan.d_state ? length - row_token : 0;
     }
 

@@ -4,6 +4,7 @@ use crate::{
     conv_problem::ConvProblem,
     norm_problem::NormProblem,
     options,
+    selective_scan::wide_rows,
     support::{Files, Problem, message, micro_fbank, micro_model, negating_body},
 };
 use onnx_protobuf::ModelProto;
@@ -33,7 +34,7 @@ fn assert_agree(left: &[f32], right: &[f32]) {
 #[test]
 #[ignore = "needs a CUDA device"]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all() {
+    for problem in Problem::all().into_iter().chain(wide_rows()) {
         problem.assert_answered_by(&run(&problem.model(|_| {}), &problem.fbank(), &cuda()));
     }
 }

@@ -12,6 +12,7 @@ use ssamba_ort::OrtSession;
 use crate::{
     conv_problem::ConvProblem,
     options,
+    selective_scan::wide_rows,
     support::{Files, Problem, int},
 };
 
@@ -64,7 +65,7 @@ fn run(model: &ModelProto, fbank: &Tensor) -> Vec<f32> {
 
 #[test]
 fn a_scan_has_the_bits_of_single_precision_between_its_roundings() {
-    for problem in Problem::all() {
+    for problem in Problem::all().into_iter().chain(wide_rows()) {
         let form = |half| rounded(problem.model(|_| {}), &op::PARAMETERS, half);
         let [half, single] = [true, false].map(|half| run(&form(half), &problem.fbank()));
         assert_eq!(half, single, "{problem:?}");
