@@ -73,7 +73,8 @@ impl Encoder<'_> {
             for (index, layer) in layers.iter().enumerate() {
                 g.scope(format!("layer{index}"), |g| {
                     let update = self.layer(g, layer, false, 0, halve, &mut residual)?;
-                    anyhow::Ok(self.update(g, &mut residual, update))
+                    self.update(g, &mut residual, update);
+                    anyhow::Ok(())
                 })?;
             }
             return Ok((g.scope("norm_f", |g| residual.sum(g)), 0));
@@ -94,7 +95,8 @@ impl Encoder<'_> {
                         g.add(&first, &second)
                     }
                 };
-                anyhow::Ok(self.update(g, &mut residual, update))
+                self.update(g, &mut residual, update);
+                anyhow::Ok(())
             })?;
             k += 1;
         }
@@ -223,7 +225,7 @@ impl Encoder<'_> {
         update: &Value,
     ) -> Result<[Value; 2]> {
         let d_model = self.config().d_model;
-        let (weight, bias) = affine.parameters(NormKind::Layer, d_model)?;
+        let [weight, bias] = affine.parameters(NormKind::Layer, d_model)?;
         Ok(g.scope(name, |g| {
             let weight = weight.unwrap_or_else(|| vec![1.0; d_model]);
             let bias = bias.unwrap_or_else(|| vec![0.0; d_model]);
@@ -272,21 +274,17 @@ pub(crate) enum Affine<'a> {
 
 impl Affine<'_> {
     /// Weight and bias; `None` where they change nothing.
-    fn parameters(
-        self,
-        kind: NormKind,
-        d_model: usize,
-    ) -> Result<(Option<Vec<f64>>, Option<Vec<f64>>)> {
+    fn parameters(self, kind: NormKind, d_model: usize) -> Result<[Option<Vec<f64>>; 2]> {
         Ok(match self {
-            Affine::None => (None, None),
-            Affine::Lift => (None, Some(vec![1.0; d_model])),
-            Affine::Weights(weights) => (
+            Affine::None => [None, None],
+            Affine::Lift => [None, Some(vec![1.0; d_model])],
+            Affine::Weights(weights) => [
                 Some(vector(&weights.weight)?),
                 match &weights.bias {
                     Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
                     _ => None,
                 },
-            ),
+            ],
         })
     }
 }
@@ -303,7 +301,7 @@ pub(crate) fn norm(
     eps: f64,
     x: &Value,
 ) -> Result<Value> {
-    let (weight, bias) = affine.parameters(kind, d_model)?;
+    let [weight, bias] = affine.parameters(kind, d_model)?;
     Ok(g.scope(name, |g| match kind {
         NormKind::Layer => {
             let weight = weight.unwrap_or_else(|| vec![1.0; d_model]);
