@@ -7,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
+use onnx_protobuf::Message;
 use ssamba_contract::{
     Input, Lowering, Session, Tensor,
     io::{EMBEDDING, LOGITS},
@@ -251,6 +252,33 @@ fn half_precision() {
             let precision = Precision::F16;
             let options = Options { pair_fusion, lowering, precision, input, ..Options::default() };
             check(&format!("{what} fp16, {form}"), &checkpoint, recipe.clone(), &options);
+        }
+    }
+}
+
+/// Patches that do not overlap are cut out and multiplied for a GPU, and what is behind the last of them
+/// left away.
+#[test]
+fn patches_cut_out_for_a_gpu() {
+    let speech = Recipe::built_in("speech-commands").unwrap();
+    let mut recipe = Recipe { stride_f: 16, stride_t: 16, ..speech };
+    recipe.front_end.n_frames = 53;
+    let ssamba = {
+        let config = ssamba_model::Config { depth: 4, ..hashed::published(64, 7) };
+        hashed::checkpoint(&config, NormKind::Layer, 1 + 8 * 3)
+    };
+    let ssast = {
+        let published = ssamba_ssast::Config::published(Published::Tiny, Some(7));
+        hashed::ssast(&ssamba_ssast::Config { depth: 2, ..published }, 2 + 8 * 3)
+    };
+    for (what, checkpoint) in [("ssamba", &ssamba), ("ssast", &ssast)] {
+        for precision in [Precision::F32, Precision::F16] {
+            let options = Options { precision, gpu: true, ..Options::default() };
+            let exported = Exported::new(checkpoint, recipe.clone(), &options).unwrap();
+            let network = std::fs::read(exported.path()).unwrap();
+            let graph = onnx_protobuf::ModelProto::parse_from_bytes(&network).unwrap().graph;
+            assert!(graph.node.iter().all(|node| node.op_type != "Conv"), "{what}");
+            check(&format!("{what}, {precision:?}, cut"), checkpoint, recipe.clone(), &options);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ssamba_contract::{Tensor, op::Combine};
-use ssamba_onnx::{conv_model, scan_model};
+use ssamba_onnx::{conv_model, norm_model, scan_model};
 use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession, suite::no_card};
 
 /// One problem of the operator.
@@ -283,6 +283,54 @@ fn kernel_and_function_body_of_the_convolution_compute_the_definition() {
         ] {
             let error = max_abs_error(&got, &want) / size;
             assert!(error <= 2e-6, "{who} on {problem:?}: {error:e}");
+        }
+    }
+}
+
+/// The body, on residuals as small as they get and updates of fewer axes; the kernels are judged where
+/// they are.
+#[test]
+fn the_function_body_of_the_norm_computes_the_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let (batch, seq_len, d_model) = (CLIPS, 5, 24);
+    for (clips, tokens) in [(batch, seq_len), (1, seq_len), (1, 1)] {
+        for (epsilon, size) in [(1e-5, 1.0), (1e-12, 1e-4)] {
+            let model = folder.path().join("norm.onnx");
+            std::fs::write(&model, norm_model(d_model, epsilon).unwrap()).unwrap();
+            let operands = [
+                ("x", vec![batch, seq_len, d_model], size),
+                ("update", vec![clips, tokens, d_model], size),
+                ("weight", vec![d_model], 2.0),
+                ("bias", vec![d_model], 1.0),
+            ]
+            .map(|(name, shape, scale)| {
+                let data = hashed(name, shape.iter().product(), scale);
+                Tensor::new(shape, data).unwrap()
+            });
+            let [x, update, weight, bias] = operands.each_ref().map(Tensor::data);
+            let (mut y, mut sums) = (Vec::new(), Vec::new());
+            for (row, x) in x.chunks_exact(d_model).enumerate() {
+                let (clip, token) = (row / seq_len % clips, row % seq_len % tokens);
+                let update = &update[(clip * tokens + token) * d_model..];
+                let sum: Vec<f32> = x.iter().zip(update).map(|(x, update)| x + update).collect();
+                let wide: Vec<f64> = sum.iter().copied().map(f64::from).collect();
+                let mean = wide.iter().sum::<f64>() / d_model as f64;
+                let squares = wide.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+                let scale = (squares / d_model as f64 + f64::from(epsilon)).sqrt().recip();
+                let affine = wide.iter().zip(weight.iter().zip(bias));
+                y.extend(affine.map(|(value, (&weight, &bias))| {
+                    ((value - mean) * scale * f64::from(weight) + f64::from(bias)) as f32
+                }));
+                sums.extend(sum);
+            }
+            let operands: Vec<&Tensor> = operands.iter().collect();
+            let mut session = StockSession::open(&model, no_card()).unwrap();
+            let outputs = session.run_raw(&operands).unwrap();
+            let names: Vec<&str> = outputs.iter().map(|(name, _)| &name[..]).collect();
+            assert_eq!(names, ["y", "sum"]);
+            assert_eq!(outputs[1].1.data(), sums);
+            let error = max_abs_error(outputs[0].1.data(), &y);
+            assert!(error <= 1e-5, "{clips} clips, {tokens} tokens, {epsilon:e}: {error:e}");
         }
     }
 }

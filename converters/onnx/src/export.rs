@@ -25,6 +25,7 @@ use crate::{
         patch_embed::patch_embed,
         ssast,
     },
+    norm_function,
     quantize::{Layer, Quantizer, Selection},
     shapes::{self, Limit},
 };
@@ -53,8 +54,9 @@ pub struct Options {
     /// What the file takes: filter banks, or a waveform, and then the front end is in the graph and
     /// the scores are an output beside the logits.
     pub input: Input,
-    /// Lay SSAMBA's own operators and the products before them out for a GPU, which would rather
-    /// multiply by zeros than copy: less memory, and on a CPU less speed. Half precision always is.
+    /// Lay the patch embedding, SSAMBA's own operators and the products before them out for a GPU, which
+    /// would rather multiply by zeros than copy: less memory, and on a CPU less speed. Half precision
+    /// always is, in files with our operators.
     pub gpu: bool,
 }
 
@@ -81,6 +83,11 @@ pub(crate) fn values(options: &Options) -> Precision {
     }
 }
 
+/// Whether a file is laid out for a GPU that has our operators.
+pub(crate) fn for_gpu(options: &Options) -> bool {
+    (options.gpu || options.precision == Precision::F16) && options.lowering == Lowering::Function
+}
+
 /// SSAMBA: the outputs, and the functions that the nodes need.
 fn ssamba(
     g: &mut GraphBuilder,
@@ -100,6 +107,12 @@ fn ssamba(
         d_conv: config.d_conv,
         precision: values(options),
     };
+    // In single precision `dt` is cut out of the product with the x-projection, for a smaller product
+    // of its own, and so are the others.
+    let columns = (for_gpu(options) && options.precision == Precision::F16).then(|| {
+        let [ranks, states] = [config.dt_rank, config.d_state].map(|width| reverse.len() * width);
+        [ranks, ranks + states]
+    });
     let scan = ScanConfiguration {
         groups,
         reverse,
@@ -113,21 +126,26 @@ fn ssamba(
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
+        columns,
         precision: values(options),
     };
 
     let precision = values(options);
     let lowering = options.lowering;
-    let gpu = options.gpu || options.precision == Precision::F16;
+    let gpu = for_gpu(options);
     let encoder = Encoder { model, conv: &conv, scan: &scan, precision, lowering, gpu };
-    let tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
-    let (mut rho, k) = encoder.layers(g, tokens, fuse)?;
+    let input = (recipe.front_end.n_frames, recipe.front_end.n_mels);
+    let placed = patch_embed(g, model.patch_embed(), precision, gpu, input, fbank)?;
+    let (mut rho, k) = encoder.layers(g, placed, fuse)?;
     if precision != Precision::F32 {
         rho = g.scope("norm_f", |g| g.cast(&rho, Precision::F32));
     }
     let results = head(g, &encoder, &rho, k)?;
     let functions = match options.lowering {
-        Lowering::Function => vec![conv.function(), scan.function()],
+        Lowering::Function => {
+            let norm = encoder.adds_in_norms().then(norm_function::function);
+            [conv.function(), scan.function()].into_iter().chain(norm).collect()
+        }
         _ => Vec::new(),
     };
     Ok((results, functions))

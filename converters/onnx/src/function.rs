@@ -33,6 +33,8 @@ pub(crate) struct ScanConfiguration {
     pub(crate) scale: f32,
     pub(crate) d_inner: usize,
     pub(crate) d_state: usize,
+    /// Where `Bm` and `Cm` begin in rows that hold more.
+    pub(crate) columns: Option<[usize; 2]>,
     /// Of the sequences; parameters and the body's arithmetic are `f32`.
     pub(crate) precision: Precision,
 }
@@ -41,7 +43,8 @@ impl ScanConfiguration {
     /// Attributes of the node, each spelled out.
     pub(crate) fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let reverse = self.reverse.iter().map(|&reverse| i64::from(reverse)).collect();
-        vec![
+        let columns = self.columns.map(|columns| columns.map(|column| column as i64).to_vec());
+        [
             (attribute::GROUPS, Attribute::Int(self.groups as i64)),
             (attribute::REVERSE, Attribute::Ints(reverse)),
             (attribute::DELTA_SOFTPLUS, Attribute::Int(1)),
@@ -49,6 +52,9 @@ impl ScanConfiguration {
             (attribute::SCALE, Attribute::Float(self.scale)),
             (attribute::GATE, Attribute::Text("silu")),
         ]
+        .into_iter()
+        .chain(columns.map(|columns| (attribute::COLUMNS, Attribute::Ints(columns))))
+        .collect()
     }
 
     /// The model-local function.
@@ -74,7 +80,13 @@ impl ScanConfiguration {
     }
 
     fn body(&self, g: &mut GraphBuilder) -> Value {
-        let operands = OPERANDS.map(Value::named);
+        let mut operands = OPERANDS.map(Value::named);
+        if let Some(columns) = self.columns {
+            let count = self.reverse.len() * self.d_state;
+            for (operand, first) in operands[3..5].iter_mut().zip(columns) {
+                *operand = g.slice(operand, 2, first, first + count);
+            }
+        }
         let mut index = 0;
         let [u, delta, a, b, c, d_skip, z, delta_bias] = operands.map(|operand| {
             index += 1;
@@ -206,6 +218,7 @@ pub fn scan_model(
         scale,
         d_inner,
         d_state,
+        columns: None,
         precision: Precision::F32,
     };
     let (free, streams) = (|name| Axis::Named(name), reverse.len());

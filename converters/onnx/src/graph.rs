@@ -36,6 +36,8 @@ pub(crate) enum Attribute {
     Int(i64),
     Ints(Vec<i64>),
     Float(f32),
+    /// The float attribute of that name of the function whose body the node is in.
+    FloatOfFunction(&'static str),
     Text(&'static str),
     Tensor(TensorProto),
     Graph(GraphProto),
@@ -55,6 +57,10 @@ impl Attribute {
             }
             Self::Float(value) => {
                 proto.f = value;
+                AttributeType::FLOAT
+            }
+            Self::FloatOfFunction(name) => {
+                proto.ref_attr_name = name.into();
                 AttributeType::FLOAT
             }
             Self::Text(value) => {

@@ -3,7 +3,8 @@
 //! Operator set 20, IR version 10, input `fbank` `[batch, n_frames, n_mels]`, outputs `logits` and on
 //! request `embedding`; or input `waveform` `[batch, samples]`, with the front end in the graph and
 //! `scores` beside the logits. Convolutions and recurrences are nodes `ssamba::ShortConv` and
-//! `ssamba::SelectiveScan` (see [`ssamba_contract::op`]) with model-local function bodies: a runtime
+//! `ssamba::SelectiveScan`, in half precision the sums and norms of the residual `ssamba::AddLayerNorm`
+//! (see [`ssamba_contract::op`]), all with model-local function bodies: a runtime
 //! with our operators uses them, any other runs the bodies. Every other
 //! [`Lowering`](ssamba_contract::Lowering) writes both without our operators and without functions. The
 //! attention of SSAST is standard nodes, or on request ONNX Runtime's `MultiHeadAttention`
@@ -17,6 +18,7 @@ mod graph;
 mod inspect;
 mod lower;
 mod network;
+mod norm_function;
 mod quantize;
 mod shapes;
 
@@ -27,6 +29,7 @@ pub use inspect::{Inspection, inspect};
 pub use lower::ssast::attention::Attention;
 pub use lower::{front_end::front_end_model, walks::recurrence_model};
 pub use network::{Network, Weights};
+pub use norm_function::norm_model;
 pub use quantize::{Form, Layer, Selection};
 pub use ssamba_contract::Precision;
 pub use ssamba_model_common::Architecture;

@@ -138,8 +138,8 @@ impl Walk<'_> {
             return self.contrib(node);
         }
         let one = match node.op_type.as_str() {
-            "Cast" | "Exp" | "Gelu" | "Identity" | "LayerNormalization" | "Log" | "Neg" | "Abs"
-            | "Sigmoid" | "Softmax" | "Softplus" | "Sqrt" => self.shape(node, 0)?,
+            "Cast" | "CastLike" | "Exp" | "Gelu" | "Identity" | "LayerNormalization" | "Log"
+            | "Neg" | "Abs" | "Sigmoid" | "Softmax" | "Softplus" | "Sqrt" => self.shape(node, 0)?,
             "Add" | "Div" | "Max" | "Mul" | "Sub" => {
                 broadcast(&self.shape(node, 0)?, &self.shape(node, 1)?)?
             }

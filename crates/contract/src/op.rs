@@ -1,16 +1,19 @@
-//! The operators of the domain `ssamba`, version 1: [`selective_scan`] and [`short_conv`].
+//! The operators of the domain `ssamba`, version 1: [`selective_scan`] and [`short_conv`], and
+//! [`add_layer_norm`], which only files for a GPU hold.
 //!
-//! A node holds `groups` mixers of one or two directions each; a *stream* is one direction of one
+//! A node of the first two holds `groups` mixers of one or two directions each; a *stream* is one direction of one
 //! mixer, and stream `g * directions + k` is direction `k` of mixer `g`. Streams lie side by side
 //! in the last axis. A stream marked in `reverse` walks from the last token to the first and stores
 //! each result at its own token, so a graph never flips anything.
 
 use std::fmt;
 
+pub mod add_layer_norm;
 pub mod selective_scan;
 pub mod short_conv;
 mod streams;
 
+pub use add_layer_norm::ADD_LAYER_NORM;
 pub use selective_scan::{
     Attributes, Combine, MAX_D_STATE, OPERANDS, PARAMETERS, REQUIRED_OPERANDS, RawAttributes,
     SELECTIVE_SCAN, Sizes,
@@ -37,7 +40,7 @@ pub mod contrib {
     pub const LINEAR_ATTENTION: &str = "LinearAttention";
 }
 
-/// Names of the attributes of both operators.
+/// Names of the attributes of the operators.
 pub mod attribute {
     /// int, default 1: mixers in the node.
     pub const GROUPS: &str = "groups";
@@ -53,6 +56,10 @@ pub mod attribute {
     pub const GATE: &str = "gate";
     /// string, default `silu`: what the convolution's sum goes through, `silu` or `none`.
     pub const ACTIVATION: &str = "activation";
+    /// ints, absent by default: the columns in which those of the first stream begin, of `Bm` and of `Cm`.
+    pub const COLUMNS: &str = "columns";
+    /// float, default 1e-5: what is added to the variance of a norm.
+    pub const EPSILON: &str = "epsilon";
 }
 
 /// A node of our operators that breaks its operator's rules.

@@ -1,5 +1,5 @@
-/* ssamba-ops: kernels of the operators ssamba::SelectiveScan and ssamba::ShortConv for ONNX Runtime 1.24
- * and newer, on the CPU, for sequences in single and half precision.
+/* ssamba-ops: kernels of the operators ssamba::SelectiveScan, ssamba::ShortConv and ssamba::AddLayerNorm
+ * for ONNX Runtime 1.24 and newer, on the CPU, for sequences in single and half precision.
  *
  * Linked dynamically, ONNX Runtime opens the library itself and finds the function by its name:
  *
@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-/* Adds both operators to the options of a session, which is then created from them. Returns NULL, or a status
+/* Adds the operators to the options of a session, which is then created from them. Returns NULL, or a status
  * to be released with OrtApi.ReleaseStatus, whose message says what was wrong: an ONNX Runtime that is too old,
  * or a second one in the process. Neither argument may be NULL. May be called for any number of options, from
  * any thread. */

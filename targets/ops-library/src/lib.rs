@@ -1,5 +1,5 @@
-//! The operators `ssamba::SelectiveScan` and `ssamba::ShortConv` for every program that has ONNX
-//! Runtime already, in whatever language: one shared library with one C function.
+//! The operators `ssamba::SelectiveScan`, `ssamba::ShortConv` and `ssamba::AddLayerNorm` for every
+//! program that has ONNX Runtime already, in whatever language: one shared library with one C function.
 //!
 //! The operators are those of `ssamba-ort`; `include/ssamba_ops.h` says what callers promise.
 

@@ -31,7 +31,7 @@ unsafe impl Send for Registered {}
 
 static REGISTERED: Mutex<Option<Registered>> = Mutex::new(None);
 
-/// Adds both operators, on the CPU, to the options of a session. Returns null, or a status for the
+/// Adds the operators, on the CPU, to the options of a session. Returns null, or a status for the
 /// caller to release; no panic leaves it.
 ///
 /// # Safety

@@ -2,8 +2,8 @@
 //!
 //! ONNX Runtime is a shared library that is found and loaded at run time: building this crate needs
 //! none. [`library`] says where it is looked for. [`OrtSession`] runs a file with our kernels of the
-//! operators `ssamba::SelectiveScan` and `ssamba::ShortConv` registered, or, for comparison, with the
-//! function bodies that the file carries. [`Provider`] says what it runs on. [`custom_ops`] is for
+//! operators `ssamba::SelectiveScan`, `ssamba::ShortConv` and `ssamba::AddLayerNorm` registered, or, for
+//! comparison, with the function bodies that the file carries. [`Provider`] says what it runs on. [`custom_ops`] is for
 //! sessions of others.
 //!
 //! ONNX Runtime's own messages are off; the variable `ORT_LOG` (`verbose`, `info`, `warning`,
@@ -11,6 +11,7 @@
 
 #![deny(missing_docs)]
 
+mod add_layer_norm;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -1,7 +1,7 @@
 //! Our operators in ONNX Runtime: what they share, whatever they compute and wherever they run.
 //!
 //! An operator is a [`Definition`], a provider a [`Backend`] that can [`Run`] it; [`add`] registers
-//! both operators for one of them.
+//! the operators for one of them.
 //!
 //! ONNX Runtime calls into here through C, which a panic must not cross: the functions called return
 //! errors, and a panic becomes one.
@@ -20,7 +20,7 @@ use ort::{
 };
 use ssamba_contract::op::{DOMAIN, OpError};
 
-use crate::{selective_scan::SelectiveScan, short_conv::ShortConv};
+use crate::{add_layer_norm::AddLayerNorm, selective_scan::SelectiveScan, short_conv::ShortConv};
 
 /// An operator.
 pub(crate) trait Definition: Send + Sync + 'static {
@@ -30,6 +30,8 @@ pub(crate) trait Definition: Send + Sync + 'static {
     const PARAMETERS: &'static [bool];
     /// How many leading operands are required.
     const REQUIRED_OPERANDS: usize;
+    /// How many outputs it has, all of the same type.
+    const OUTPUTS: usize = 1;
     /// Operands, and outputs that may take their place where both have the same size: a value of one
     /// is read before that of the other is written, and not again.
     const IN_PLACE: &'static [(u32, u32)];
@@ -39,7 +41,7 @@ pub(crate) trait Definition: Send + Sync + 'static {
     /// Attributes of the node that a kernel is created for.
     fn attributes(context: &KernelContext<'_>) -> Result<Self::Attributes, OpError>;
 
-    /// The type of the output as far as it follows from those of the operands.
+    /// The type of an output as far as it follows from those of the operands.
     ///
     /// Whatever is odd here is left to the kernel, which names it: this only helps ONNX Runtime to
     /// plan.
@@ -63,12 +65,15 @@ pub(crate) trait Run<D: Definition>: Backend {
     fn run(&self, attributes: &D::Attributes, context: &ComputeContext) -> ort::Result<()>;
 }
 
-/// Adds both operators on a provider.
-pub(crate) fn add<B: Run<SelectiveScan> + Run<ShortConv>>(
+/// Adds the operators on a provider.
+pub(crate) fn add<B: Run<SelectiveScan> + Run<ShortConv> + Run<AddLayerNorm>>(
     domain: OperatorDomain,
     backend: &B,
 ) -> ort::Result<OperatorDomain> {
-    domain.add(On::<SelectiveScan, B>::new(backend))?.add(On::<ShortConv, B>::new(backend))
+    domain
+        .add(On::<SelectiveScan, B>::new(backend))?
+        .add(On::<ShortConv, B>::new(backend))?
+        .add(On::<AddLayerNorm, B>::new(backend))
 }
 
 /// An operator on a provider.
@@ -108,7 +113,7 @@ impl<D: Definition, B: Run<D>> Operator for On<D, B> {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(self.backend.sequences())]
+        (0..D::OUTPUTS).map(|_| OperatorOutput::required(self.backend.sequences()))
     }
 
     fn create_kernel<'a>(&self, context: &KernelContext<'a>) -> ort::Result<Self::Kernel<'a>> {
@@ -120,7 +125,9 @@ impl<D: Definition, B: Run<D>> Operator for On<D, B> {
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
         guarded(|| match D::output_type(context) {
-            Some(output) => context.set_output(0, &output),
+            Some(output) => {
+                (0..D::OUTPUTS).try_for_each(|index| context.set_output(index, &output))
+            }
             None => Ok(()),
         })
     }

@@ -164,6 +164,7 @@ fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> T
         combine: Some(call.named_arg_as(builder, attribute::COMBINE)?),
         scale: Some(call.named_arg_as(builder, attribute::SCALE)?),
         gate: None,
+        columns: None,
     })?;
     builder.wire(Node::<SelectiveScan>::new(attributes, inputs), &wires)
 }

@@ -27,6 +27,12 @@ impl Definition for SelectiveScan {
 
     #[cfg(feature = "onnx")]
     fn attributes(node: &NodeProto) -> TractResult<Attributes> {
+        if node.get_attr_opt_slice::<i64>(attribute::COLUMNS)?.is_some() {
+            bail!(
+                "{DOMAIN}::{SELECTIVE_SCAN}: attribute `columns` is of files for a GPU: export without \
+                 `--precision fp16`"
+            );
+        }
         Ok(Attributes::from_raw(RawAttributes {
             groups: node.get_attr_opt(attribute::GROUPS)?,
             reverse: node.get_attr_opt_slice(attribute::REVERSE)?.map(<[i64]>::to_vec),
@@ -34,6 +40,7 @@ impl Definition for SelectiveScan {
             combine: node.get_attr_opt(attribute::COMBINE)?,
             scale: node.get_attr_opt(attribute::SCALE)?,
             gate: node.get_attr_opt(attribute::GATE)?,
+            columns: None,
         })?)
     }
 

@@ -12,7 +12,10 @@
 //! pair read the same `rho`, so nothing orders them: by default they are lowered as one step.
 
 use anyhow::Result;
-use ssamba_contract::Lowering;
+use ssamba_contract::{
+    Lowering,
+    op::{ADD_LAYER_NORM, DOMAIN, add_layer_norm::RESULTS, attribute},
+};
 use ssamba_model::{
     Config, Model, NORM_EPS, NormKind,
     weights::{LayerWeights, NormWeights},
@@ -21,6 +24,7 @@ use ssamba_model::{
 use super::{
     matrix::vector,
     mixer::{InProjection, NormParameters, Oriented, mixers},
+    patch_embed::Placed,
 };
 use crate::{
     Precision,
@@ -45,47 +49,66 @@ impl Encoder<'_> {
         &self.model.weights().config
     }
 
+    /// Whether a norm is one operator with the addition before it, which for a GPU is one reading and
+    /// one launch less. The operator knows one kind of norm, and tract does not know the operator.
+    pub(crate) fn adds_in_norms(&self) -> bool {
+        self.gpu && self.precision == Precision::F16 && self.model.norm() == NormKind::Layer
+    }
+
     /// All layers: tokens to `rho`, and the number of pairs `k` with `s = rho * 2^k`.
     pub(crate) fn layers(
         &self,
         g: &mut GraphBuilder,
-        tokens: Value,
+        placed: Placed,
         fuse: bool,
     ) -> Result<(Value, i32)> {
         let layers = &self.model.weights().layers;
         // Mean instead of sum of the directions.
         let halve = if self.model.recipe().halve { 0.5 } else { 1.0 };
+        let mut residual = match self.adds_in_norms() {
+            true => Residual { rho: placed.tokens, update: Some(placed.positions) },
+            false => Residual { rho: placed.sum(g), update: None },
+        };
         if !self.model.recipe().pairwise {
-            let mut stream = tokens;
             for (index, layer) in layers.iter().enumerate() {
-                let update = g.scope(format!("layer{index}"), |g| {
-                    self.layer(g, layer, false, 0, halve, &stream)
+                g.scope(format!("layer{index}"), |g| {
+                    let update = self.layer(g, layer, false, 0, halve, &mut residual)?;
+                    self.update(g, &mut residual, update);
+                    anyhow::Ok(())
                 })?;
-                stream = g.scope(format!("layer{index}"), |g| g.add(&stream, &update));
             }
-            return Ok((stream, 0));
+            return Ok((g.scope("norm_f", |g| residual.sum(g)), 0));
         }
-        let mut rho = tokens;
         let mut k = 0;
         for pair in layers.chunks_exact(2) {
             let scale = halve * f64::from(-(k + 1)).exp2();
-            rho = g.scope(format!("pair{k}"), |g| match fuse {
-                true => {
-                    let update = self.pair(g, pair, k, scale, &rho)?;
-                    anyhow::Ok(g.add(&rho, &update))
-                }
-                false => {
-                    let first =
-                        g.scope("first", |g| self.layer(g, &pair[0], false, k, scale, &rho))?;
-                    let second =
-                        g.scope("second", |g| self.layer(g, &pair[1], true, k, scale, &rho))?;
-                    let update = g.add(&first, &second);
-                    Ok(g.add(&rho, &update))
-                }
+            g.scope(format!("pair{k}"), |g| {
+                let update = match fuse {
+                    true => self.pair(g, pair, k, scale, &mut residual)?,
+                    false => {
+                        let first = g.scope("first", |g| {
+                            self.layer(g, &pair[0], false, k, scale, &mut residual)
+                        })?;
+                        let second = g.scope("second", |g| {
+                            self.layer(g, &pair[1], true, k, scale, &mut residual)
+                        })?;
+                        g.add(&first, &second)
+                    }
+                };
+                self.update(g, &mut residual, update);
+                anyhow::Ok(())
             })?;
             k += 1;
         }
-        Ok((rho, k))
+        Ok((g.scope("norm_f", |g| residual.sum(g)), k))
+    }
+
+    /// Adds an update, or leaves that to the norm that reads the sum.
+    fn update(&self, g: &mut GraphBuilder, residual: &mut Residual, update: Value) {
+        residual.update = Some(update);
+        if !self.adds_in_norms() {
+            residual.sum(g);
+        }
     }
 
     /// One layer, norm to out-projection.
@@ -96,10 +119,10 @@ impl Encoder<'_> {
         reversed: bool,
         k: i32,
         out_scale: f64,
-        rho: &Value,
+        residual: &mut Residual,
     ) -> Result<Value> {
         let oriented = [Oriented { mixer: &layer.mixer, reversed }];
-        let normalised = self.layer_norm(g, Affine::Weights(&layer.norm), k, rho)?;
+        let normalised = self.layer_norm(g, Affine::Weights(&layer.norm), k, residual)?;
         let in_projection = InProjection::new(&oriented, None)?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
@@ -112,7 +135,7 @@ impl Encoder<'_> {
         pair: &[LayerWeights],
         k: i32,
         out_scale: f64,
-        rho: &Value,
+        residual: &mut Residual,
     ) -> Result<Value> {
         let oriented = [
             Oriented { mixer: &pair[0].mixer, reversed: false },
@@ -130,7 +153,7 @@ impl Encoder<'_> {
             .collect::<Result<Vec<_>>>()?;
         let in_projection = InProjection::new(&oriented, Some(&norms))?;
         let affine = if in_projection.lifted { Affine::Lift } else { Affine::None };
-        let normalised = self.layer_norm(g, affine, k, rho)?;
+        let normalised = self.layer_norm(g, affine, k, residual)?;
         mixers(g, self, &oriented, &in_projection, out_scale, &normalised)
     }
 
@@ -140,8 +163,14 @@ impl Encoder<'_> {
         g: &mut GraphBuilder,
         affine: Affine<'_>,
         k: i32,
-        rho: &Value,
+        residual: &mut Residual,
     ) -> Result<Value> {
+        if let Some(update) = residual.update.take_if(|_| self.adds_in_norms()) {
+            let [normalised, sum] = self.add_norm(g, "norm", affine, k, &residual.rho, &update)?;
+            residual.rho = sum;
+            return Ok(normalised);
+        }
+        let rho = &residual.sum(g);
         // `LayerNormalization` computes in `f32` whatever it is given; the nodes of the other norm
         // would not.
         if self.precision == Precision::F32 || self.model.norm() == NormKind::Layer {
@@ -161,6 +190,14 @@ impl Encoder<'_> {
         k: i32,
         x: &Value,
     ) -> Result<Value> {
+        if self.adds_in_norms() {
+            // Our kernel is worth the sum with nothing.
+            let d_model = self.config().d_model;
+            let nothing =
+                g.scope(name, |g| g.floats("nothing", &[1, 1, d_model], &vec![0.0; d_model]));
+            let [normalised, _] = self.add_norm(g, name, affine, k, x, &nothing)?;
+            return Ok(normalised);
+        }
         self.norm_in(g, name, Precision::F32, affine, k, x)
     }
 
@@ -173,8 +210,54 @@ impl Encoder<'_> {
         k: i32,
         x: &Value,
     ) -> Result<Value> {
-        let eps = NORM_EPS * f64::from(-2 * k).exp2();
-        norm(g, name, self.model.norm(), precision, self.config().d_model, affine, eps, x)
+        let (kind, d_model) = (self.model.norm(), self.config().d_model);
+        norm(g, name, kind, precision, d_model, affine, epsilon(k), x)
+    }
+
+    /// The layer norm of `x + update`, and the sum itself.
+    fn add_norm(
+        &self,
+        g: &mut GraphBuilder,
+        name: &str,
+        affine: Affine<'_>,
+        k: i32,
+        x: &Value,
+        update: &Value,
+    ) -> Result<[Value; 2]> {
+        let d_model = self.config().d_model;
+        let [weight, bias] = affine.parameters(NormKind::Layer, d_model)?;
+        Ok(g.scope(name, |g| {
+            let weight = weight.unwrap_or_else(|| vec![1.0; d_model]);
+            let bias = bias.unwrap_or_else(|| vec![0.0; d_model]);
+            let weight = g.floats("weight", &[d_model], &weight);
+            let bias = g.floats("bias", &[d_model], &bias);
+            let attributes = [(attribute::EPSILON, Attribute::Float(epsilon(k) as f32))];
+            let inputs = [x, update, &weight, &bias];
+            let results = g.node_in(DOMAIN, ADD_LAYER_NORM, &inputs, &attributes, RESULTS.len());
+            [0, 1].map(|result| results[result].clone())
+        }))
+    }
+}
+
+/// Epsilon of the norms, scaled for `rho = s / 2^k`.
+fn epsilon(k: i32) -> f64 {
+    NORM_EPS * f64::from(-2 * k).exp2()
+}
+
+/// The residual that layers read.
+struct Residual {
+    rho: Value,
+    /// What is still to be added to `rho`.
+    update: Option<Value>,
+}
+
+impl Residual {
+    /// Adds what is to be added.
+    fn sum(&mut self, g: &mut GraphBuilder) -> Value {
+        if let Some(update) = self.update.take() {
+            self.rho = g.add(&self.rho, &update);
+        }
+        self.rho.clone()
     }
 }
 
@@ -189,6 +272,23 @@ pub(crate) enum Affine<'a> {
     Weights(&'a NormWeights),
 }
 
+impl Affine<'_> {
+    /// Weight and bias; `None` where they change nothing.
+    fn parameters(self, kind: NormKind, d_model: usize) -> Result<[Option<Vec<f64>>; 2]> {
+        Ok(match self {
+            Affine::None => [None, None],
+            Affine::Lift => [None, Some(vec![1.0; d_model])],
+            Affine::Weights(weights) => [
+                Some(vector(&weights.weight)?),
+                match &weights.bias {
+                    Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
+                    _ => None,
+                },
+            ],
+        })
+    }
+}
+
 /// A norm over the last axis of `x`, which is of that precision.
 #[expect(clippy::too_many_arguments, reason = "one caller for each of two kinds of norm")]
 pub(crate) fn norm(
@@ -201,17 +301,7 @@ pub(crate) fn norm(
     eps: f64,
     x: &Value,
 ) -> Result<Value> {
-    let (weight, bias) = match affine {
-        Affine::None => (None, None),
-        Affine::Lift => (None, Some(vec![1.0; d_model])),
-        Affine::Weights(weights) => (
-            Some(vector(&weights.weight)?),
-            match &weights.bias {
-                Some(bias) if kind == NormKind::Layer => Some(vector(bias)?),
-                _ => None,
-            },
-        ),
-    };
+    let [weight, bias] = affine.parameters(kind, d_model)?;
     Ok(g.scope(name, |g| match kind {
         NormKind::Layer => {
             let weight = weight.unwrap_or_else(|| vec![1.0; d_model]);

@@ -236,8 +236,8 @@ fn project_all(
     ]);
     let (ranks, states) = (streams.len() * dt_rank, streams.len() * d_state);
     let mut dt_proj = Matrix::diagonal(&dt_proj);
-    let cut_dt = encoder.precision == Precision::F32;
-    if !cut_dt {
+    let cut = encoder.scan.columns.is_none();
+    if !cut {
         // Rows of zeros for what is not `dt`: it is multiplied where it is, in tensor cores.
         let nothing = Matrix::zeros(2 * states, dt_proj.columns);
         dt_proj = Matrix::below(&[dt_proj, nothing]);
@@ -245,8 +245,11 @@ fn project_all(
     let x_proj = g.numbers("x_proj.weight", &all.shape(), &all.data, encoder.precision);
     let dt_proj = g.numbers("dt_proj.weight", &dt_proj.shape(), &dt_proj.data, encoder.precision);
     let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-    let dt = if cut_dt { g.slice(&projected, 2, 0, ranks) } else { projected.clone() };
+    let dt = if cut { g.slice(&projected, 2, 0, ranks) } else { projected.clone() };
     let delta = g.scope("dt_proj", |g| g.matmul(&dt, &dt_proj));
+    if !cut {
+        return Ok([delta, projected.clone(), projected]);
+    }
     let b = g.slice(&projected, 2, ranks, ranks + states);
     let c = g.slice(&projected, 2, ranks + states, ranks + 2 * states);
     Ok([delta, b, c])

@@ -20,6 +20,10 @@
 //! y  = scale * (sum over the mixer's directions of s) * silu(z)
 //! ```
 //!
+//! `Bm` and `Cm` may be parts of wider rows, and the same value: with `columns` `[b, c]` both are
+//! [B, L, W], and the S·N columns from `b` on and from `c` on are read. Files for a GPU have it so, whose
+//! products then need not be cut.
+//!
 //! The output `y` is [B, L, G·D] when `combine` is `sum`, else [B, L, S·D]. A stream marked in
 //! `reverse` walks from the last token to the first and stores each result at its own token, so a
 //! graph never flips anything. `A`, `Dskip` and `delta_bias` are `float`, the other operands and the
@@ -65,6 +69,7 @@ pub struct Attributes {
     delta_softplus: bool,
     combine: Combine,
     scale: f32,
+    columns: Option<[usize; 2]>,
 }
 
 impl Default for Attributes {
@@ -74,6 +79,7 @@ impl Default for Attributes {
             delta_softplus: true,
             combine: Combine::Sum,
             scale: 0.5,
+            columns: None,
         }
     }
 }
@@ -93,6 +99,8 @@ pub struct RawAttributes {
     pub scale: Option<f32>,
     /// [`attribute::GATE`]
     pub gate: Option<String>,
+    /// [`attribute::COLUMNS`]
+    pub columns: Option<Vec<i64>>,
 }
 
 impl Attributes {
@@ -126,7 +134,15 @@ impl Attributes {
             }
         };
         let scale = raw.scale.unwrap_or(Self::default().scale);
-        Ok(Self { streams, delta_softplus, combine, scale })
+        let columns = match raw.columns.as_deref() {
+            None => None,
+            Some(&[b, c]) if b >= 0 && c >= 0 => Some([b as usize, c as usize]),
+            Some(other) => {
+                let expected = "two numbers that are not negative";
+                return Err(invalid(attribute::COLUMNS, format!("{other:?}"), expected));
+            }
+        };
+        Ok(Self { streams, delta_softplus, combine, scale, columns })
     }
 
     /// Mixers in the node.
@@ -164,6 +180,12 @@ impl Attributes {
         self.scale
     }
 
+    /// Where the columns of the first stream begin in the rows of `Bm` and of `Cm`; `None` where the rows
+    /// hold nothing else.
+    pub fn columns(&self) -> Option<[usize; 2]> {
+        self.columns
+    }
+
     /// Blocks of D values in a row of the output: mixers or streams.
     pub fn output_blocks(&self) -> usize {
         match self.combine {
@@ -184,6 +206,8 @@ pub struct Sizes {
     pub d_inner: usize,
     /// N
     pub d_state: usize,
+    /// Values of a row of `Bm` and of `Cm`.
+    pub states_width: usize,
 }
 
 impl Sizes {
@@ -222,12 +246,23 @@ impl Sizes {
             return Err(misshaped(2, format!("a last axis of 1 to {MAX_D_STATE}")));
         }
         let d_inner = width / streams;
+        let states = streams * d_state;
+        let states_width = match attributes.columns() {
+            None => states,
+            Some(columns) => {
+                let needed = columns.into_iter().max().unwrap_or_default().saturating_add(states);
+                match *required(3)? {
+                    [.., width] if width >= needed => width,
+                    _ => return Err(misshaped(3, format!("a last axis of at least {needed}"))),
+                }
+            }
+        };
         let expected: [&[usize]; OPERANDS.len()] = [
             &[batch, seq_len, width],
             &[batch, seq_len, width],
             &[width, d_state],
-            &[batch, seq_len, streams * d_state],
-            &[batch, seq_len, streams * d_state],
+            &[batch, seq_len, states_width],
+            &[batch, seq_len, states_width],
             &[width],
             &[batch, seq_len, attributes.groups() * d_inner],
             &[width],
@@ -240,7 +275,7 @@ impl Sizes {
                 return Err(misshaped(index, format!("{expected:?}")));
             }
         }
-        Ok(Self { batch, seq_len, d_inner, d_state })
+        Ok(Self { batch, seq_len, d_inner, d_state, states_width })
     }
 
     /// Shape of the output.
@@ -288,6 +323,11 @@ mod tests {
                 RawAttributes { delta_softplus: Some(7), ..Default::default() },
                 "`delta_softplus` is 7",
             ),
+            (RawAttributes { columns: Some(vec![1]), ..Default::default() }, "`columns` is [1]"),
+            (
+                RawAttributes { columns: Some(vec![0, -1]), ..Default::default() },
+                "`columns` is [0, -1]",
+            ),
         ];
         for (raw, needle) in cases {
             let message = Attributes::from_raw(raw).unwrap_err().to_string();
@@ -309,7 +349,8 @@ mod tests {
             Some(&[32]),
         ];
         let sizes = Sizes::infer(&pair(), &good).unwrap();
-        assert_eq!(sizes, Sizes { batch: 3, seq_len: 5, d_inner: 8, d_state: 16 });
+        let expected = Sizes { batch: 3, seq_len: 5, d_inner: 8, d_state: 16, states_width: 64 };
+        assert_eq!(sizes, expected);
         assert_eq!(sizes.output_shape(&pair()), [3, 5, 16]);
         for index in 0..8 {
             let mut bad = good;
@@ -323,5 +364,25 @@ mod tests {
         missing[4] = None;
         let message = Sizes::infer(&pair(), &missing).unwrap_err().to_string();
         assert_eq!(message, "ssamba::SelectiveScan: operand `Cm` is missing");
+    }
+
+    #[test]
+    fn states_may_be_in_wider_rows() {
+        let columns = Some(vec![6, 38]);
+        let attributes =
+            Attributes::from_raw(RawAttributes { columns, ..Default::default() }).unwrap();
+        let infer = |width: usize, c: usize| {
+            let wide = [3, 5, 2 * 8];
+            let (b, c) = ([3, 5, width], [3, 5, c]);
+            let shapes = [Some(&wide[..]), Some(&wide), Some(&[16, 16]), Some(&b), Some(&c)];
+            let [u, delta, a, b, c] = shapes;
+            Sizes::infer(&attributes, &[u, delta, a, b, c, None, None, None])
+        };
+        assert_eq!(infer(70, 70).unwrap().states_width, 70);
+        assert_eq!(infer(80, 80).unwrap().states_width, 80);
+        let message = infer(69, 69).unwrap_err().to_string();
+        assert!(message.ends_with("shape [3, 5, 69], expected a last axis of at least 70"));
+        let message = infer(70, 71).unwrap_err().to_string();
+        assert!(message.contains("`Cm` has shape [3, 5, 71], expected [3, 5, 70]"), "{message}");
     }
 }

@@ -1,13 +1,14 @@
-//! The short convolution and the selective scan on NVIDIA GPUs: their source, and how a call of them
-//! is launched.
+//! The short convolution, the selective scan and the norm of the residual on NVIDIA GPUs: their source,
+//! and how a call of them is launched.
 //!
-//! Nothing here touches a GPU: an [`Image`] is text for NVIDIA's run-time compiler, and [`ScanPlan`] and
-//! [`ConvPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
+//! Nothing here touches a GPU: an [`Image`] is text for NVIDIA's run-time compiler, and [`ScanPlan`],
+//! [`ConvPlan`] and [`NormPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
 //! one and launches the other. A call is one launch, and uses no memory but its operands and its
-//! output.
+//! outputs.
 
 mod backward;
 mod conv;
+mod norm;
 mod scan;
 mod training;
 
@@ -18,6 +19,7 @@ pub use backward::{
     ScanBackwardArguments, ScanBackwardPlan,
 };
 pub use conv::{ConvAddresses, ConvArguments, ConvCall, ConvPlan};
+pub use norm::{NormAddresses, NormArguments, NormCall, NormPlan};
 pub use scan::{ScanAddresses, ScanArguments, ScanCall, ScanPlan};
 pub use training::{Bias, Decay, Gelu, Norm, PatchSizes, Patches, Softmax, SumPlan};
 
@@ -38,7 +40,8 @@ pub const INFERENCE: Image = Image {
     source: concat!(
         include_str!("prelude.cu"),
         include_str!("selective_scan.cu"),
-        include_str!("short_conv.cu")
+        include_str!("short_conv.cu"),
+        include_str!("add_layer_norm.cu")
     ),
     kernels: &KERNELS,
 };
@@ -56,7 +59,7 @@ pub const TRAINING: Image = Image {
 /// What the compiler is told besides the architecture.
 pub const OPTIONS: [&str; 2] = ["--std=c++17", "--ftz=true"];
 /// Of [`INFERENCE`].
-const KERNELS: [&str; 12] = [
+const KERNELS: [&str; 18] = [
     "scan_f32_8",
     "scan_f32_16",
     "scan_f32_24",
@@ -69,6 +72,12 @@ const KERNELS: [&str; 12] = [
     "conv_f32_any",
     "conv_f16_4",
     "conv_f16_any",
+    "norm_f32_192",
+    "norm_f32_768",
+    "norm_f32_any",
+    "norm_f16_192",
+    "norm_f16_768",
+    "norm_f16_any",
 ];
 
 /// Type of the values that flow through a call; its parameters, and all arithmetic, are `f32`.
@@ -78,6 +87,16 @@ pub enum Element {
     F32,
     /// Half precision.
     F16,
+}
+
+impl Element {
+    /// Of one value.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
 }
 
 /// What a plan has to know of a device.

@@ -16,6 +16,10 @@ pub struct ScanCall<'a> {
     pub d_inner: usize,
     /// N, 1 to [`MAX_D_STATE`].
     pub d_state: usize,
+    /// Values of a row of `b` and of `c`, of which those of all streams are read from `columns` on.
+    pub states_width: usize,
+    /// Where the values of the first stream begin in a row of `b`, and of `c`.
+    pub columns: [usize; 2],
     /// G, mixers.
     pub groups: usize,
     /// One or two streams per mixer: whether the stream walks from the last token to the first.
@@ -28,8 +32,8 @@ pub struct ScanCall<'a> {
     pub scale: f32,
 }
 
-/// Device addresses of values of the shapes that [`Scan`](crate::Scan) names, dense and aligned to 16
-/// bytes; an optional operand that is absent is 0.
+/// Device addresses of values of the shapes that [`Scan`](crate::Scan) names, but for the width of the
+/// rows of `b` and `c`, dense and aligned to 16 bytes; an optional operand that is absent is 0.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct ScanAddresses {
@@ -61,6 +65,7 @@ pub struct ScanArguments {
     seq_len: i32,
     d_inner: i32,
     d_state: i32,
+    states_width: i32,
     groups: i32,
     directions: i32,
     delta_softplus: i32,
@@ -73,16 +78,49 @@ pub struct ScanArguments {
 #[derive(Clone, Debug)]
 pub struct ScanPlan {
     arguments: ScanArguments,
+    /// Bytes in front of the first stream in a row of `b`, and of `c`.
+    skipped: [u64; 2],
     launch: Option<Launch>,
 }
 
-/// Constants of the kernels: scanning and moving threads of a channel, tokens of a tile, channels of the
-/// blocks in the order of [`KERNELS`](super::KERNELS), the `d_state` with kernels of its own.
-const LANES: usize = 4;
+/// Constants of the kernels: moving threads of a channel, tokens of a tile, the `d_state` with kernels of
+/// its own.
 const MOVERS: usize = 8;
 const TILE: usize = 32;
-const CHANNELS: [usize; 3] = [8, 16, 24];
 const USUAL_D_STATE: usize = 16;
+
+/// A block of a kernel.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    channels: usize,
+    /// Scanning threads of a channel.
+    lanes: usize,
+    /// States of a channel that it has room for.
+    states: usize,
+}
+
+/// In the order of [`KERNELS`](super::KERNELS).
+const BLOCKS: [Block; 4] = [
+    Block { channels: 8, lanes: 8, states: USUAL_D_STATE },
+    Block { channels: 16, lanes: 4, states: USUAL_D_STATE },
+    Block { channels: 24, lanes: 4, states: USUAL_D_STATE },
+    Block { channels: 8, lanes: 4, states: MAX_D_STATE },
+];
+const ANY: usize = 3;
+
+impl Block {
+    fn threads(&self, directions: usize) -> usize {
+        directions * self.channels * (self.lanes + MOVERS)
+    }
+
+    /// Shared memory: two tiles a direction of rows of `b` and `c`, steps of `dt` and `dt * u`, and a
+    /// partial sum of each lane.
+    fn shared_bytes(&self, directions: usize) -> usize {
+        let &Self { channels, lanes, states } = self;
+        let values = TILE * (2 * states + 2 * channels + lanes * channels);
+        2 * directions * values * size_of::<f32>()
+    }
+}
 
 impl ScanPlan {
     /// Plans a call whose `groups` and `reverse` fit each other.
@@ -91,6 +129,7 @@ impl ScanPlan {
     /// Names the size that is beyond what a launch can count, or the device has.
     pub fn new(call: &ScanCall<'_>, limits: &Limits) -> Result<Self, PlanError> {
         let &ScanCall { batch, seq_len, d_inner, d_state, groups, reverse, .. } = call;
+        let &ScanCall { states_width, columns, .. } = call;
         let directions = reverse.len() / groups.max(1);
         if !(1..=MAX_D_STATE).contains(&d_state) {
             return Err(PlanError { size: "d_state", got: d_state, most: MAX_D_STATE });
@@ -100,6 +139,7 @@ impl ScanPlan {
             seq_len: int("seq_len", seq_len)?,
             d_inner: int("d_inner", d_inner)?,
             d_state: int("d_state", d_state)?,
+            states_width: int("states_width", states_width)?,
             groups: int("groups", groups)?,
             directions: int("directions", directions)?,
             delta_softplus: call.delta_softplus.into(),
@@ -107,43 +147,46 @@ impl ScanPlan {
             scale: call.scale,
             reverse: reverse_bits(reverse)?,
         };
+        let skipped = columns.map(|column| (column * call.element.bytes()) as u64);
         if batch * seq_len * d_inner == 0 {
-            return Ok(Self { arguments, launch: None });
+            return Ok(Self { arguments, skipped, launch: None });
         }
         // Places of values are counted in 32 bits.
-        let (values, most) = (batch * seq_len * reverse.len() * d_inner.max(d_state), u32::MAX);
+        let width = (reverse.len() * d_inner).max(states_width);
+        let (values, most) = (batch * seq_len * width, u32::MAX);
         if values > most as usize {
             return Err(PlanError { size: "number of values", got: values, most: most as usize });
         }
-        // Pairs of channels move at once.
-        let usual = d_state == USUAL_D_STATE && d_inner.is_multiple_of(2);
-        let blocks = |channels| batch * groups * d_inner.div_ceil(channels);
+        // Pairs of channels move at once, and four states.
+        let usual = d_state == USUAL_D_STATE
+            && d_inner.is_multiple_of(2)
+            && [states_width, columns[0], columns[1]].iter().all(|size| size.is_multiple_of(4));
+        let blocks = |block: &Block| batch * groups * d_inner.div_ceil(block.channels);
         // The busiest multiprocessor decides, which is the one with the most channels; of the blocks
         // that leave it the fewest, the largest.
-        let busiest = |&(_, channels): &(usize, usize)| {
-            blocks(channels).div_ceil(limits.multiprocessors.max(1)) * channels
+        let busiest = |&kind: &usize| {
+            let block = &BLOCKS[kind];
+            blocks(block).div_ceil(limits.multiprocessors.max(1)) * block.channels
         };
-        let kinds = CHANNELS.into_iter().enumerate().rev();
-        let kinds = kinds.filter(|&(kind, channels)| {
-            (usual && shared_bytes(directions, channels, USUAL_D_STATE) <= limits.shared_bytes)
-                || kind == 0
-        });
-        let (kind, channels) = kinds.min_by_key(busiest).unwrap_or((0, CHANNELS[0]));
-        let states = if usual { USUAL_D_STATE } else { MAX_D_STATE };
-        let shared_bytes = shared_bytes(directions, channels, states);
+        let fits = |&kind: &usize| BLOCKS[kind].shared_bytes(directions) <= limits.shared_bytes;
+        let kind = match usual {
+            true => (0..ANY).rev().filter(fits).min_by_key(busiest).unwrap_or(0),
+            false => ANY,
+        };
+        let block = &BLOCKS[kind];
+        let shared_bytes = block.shared_bytes(directions);
         if shared_bytes > limits.shared_bytes {
             let (size, most) = ("shared memory", limits.shared_bytes);
             return Err(PlanError { size, got: shared_bytes, most });
         }
         let half = call.element == Element::F16;
-        let any = CHANNELS.len();
         let launch = Launch {
-            kernel: usize::from(half) * (any + 1) + if usual { kind } else { any },
-            blocks: int("blocks", blocks(channels))?.unsigned_abs(),
-            threads: (directions * channels * (LANES + MOVERS)) as u32,
+            kernel: usize::from(half) * BLOCKS.len() + kind,
+            blocks: int("blocks", blocks(block))?.unsigned_abs(),
+            threads: block.threads(directions) as u32,
             shared_bytes: shared_bytes as u32,
         };
-        Ok(Self { arguments, launch: Some(launch) })
+        Ok(Self { arguments, skipped, launch: Some(launch) })
     }
 
     /// What to launch; nothing when the output is empty.
@@ -153,20 +196,18 @@ impl ScanPlan {
 
     /// What to launch it with.
     pub fn arguments(&self, addresses: ScanAddresses) -> ScanArguments {
+        let [b, c] = self.skipped;
+        let addresses = ScanAddresses { b: addresses.b + b, c: addresses.c + c, ..addresses };
         ScanArguments { addresses, ..self.arguments }
     }
 }
 
-/// Shared memory of a block: two tiles a direction of rows of `b` and `c`, steps of `dt` and `dt * u`,
-/// and a partial sum of each lane.
-fn shared_bytes(directions: usize, channels: usize, states: usize) -> usize {
-    let values = TILE * (2 * states + 2 * channels + LANES * channels);
-    2 * directions * values * size_of::<f32>()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::KERNELS, *};
+    use super::{
+        super::{KERNELS, SOURCE},
+        *,
+    };
 
     const LIMITS: Limits = Limits { multiprocessors: 132, shared_bytes: 227 * 1024 };
 
@@ -177,6 +218,8 @@ mod tests {
             seq_len: 100,
             d_inner: 384,
             d_state: 16,
+            states_width: 16 * reverse.len(),
+            columns: [0, 0],
             groups: 2,
             reverse,
             delta_softplus: true,
@@ -195,11 +238,22 @@ mod tests {
         let pair = [false, true, false, true];
         assert_eq!(launch(&call(&pair), &LIMITS), ("scan_f32_24", 128, 576));
         let one = ScanCall { batch: 1, element: Element::F16, ..call(&pair) };
-        assert_eq!(launch(&one, &LIMITS), ("scan_f16_8", 96, 192));
+        assert_eq!(launch(&one, &LIMITS), ("scan_f16_8", 96, 256));
         let single = ScanCall { groups: 1, ..call(&pair[..2]) };
         assert_eq!(launch(&single, &LIMITS), ("scan_f32_16", 96, 384));
         let small = Limits { shared_bytes: 64 * 1024, ..LIMITS };
-        assert_eq!(launch(&call(&pair), &small), ("scan_f32_8", 384, 192));
+        assert_eq!(launch(&call(&pair), &small), ("scan_f32_8", 384, 256));
+    }
+
+    #[test]
+    fn blocks_are_those_of_the_source() {
+        for (kind, &Block { channels, lanes, states }) in BLOCKS.iter().enumerate() {
+            for (first, values) in [(0, "float"), (BLOCKS.len(), "Half")] {
+                let (name, each) = (KERNELS[first + kind], states / lanes);
+                let start = format!("SCAN({name}, {values}, {channels}, {lanes}, {each}, ");
+                assert!(SOURCE.contains(&start), "{start}");
+            }
+        }
     }
 
     #[test]
@@ -210,6 +264,15 @@ mod tests {
         assert_eq!(launch(&odd, &LIMITS).2, 96);
         let odd = ScanCall { d_inner: 385, batch: 1, ..call(&single) };
         assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
+        let wide = ScanCall { states_width: 88, columns: [24, 56], ..call(&single) };
+        assert_eq!(launch(&wide, &LIMITS).0, "scan_f32_24");
+        let arguments = ScanPlan::new(&ScanCall { element: Element::F16, ..wide }, &LIMITS);
+        let addresses = ScanAddresses { b: 1 << 20, c: 1 << 20, ..Default::default() };
+        let ScanAddresses { b, c, .. } = arguments.unwrap().arguments(addresses).addresses;
+        assert_eq!([b, c], [(1 << 20) + 48, (1 << 20) + 112]);
+        for odd in [ScanCall { states_width: 90, ..wide }, ScanCall { columns: [22, 56], ..wide }] {
+            assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
+        }
     }
 
     #[test]
@@ -238,6 +301,6 @@ mod tests {
         let small = Limits { shared_bytes: 32 * 1024, ..LIMITS };
         let message =
             ScanPlan::new(&call(&[true, false, true, false]), &small).unwrap_err().to_string();
-        assert!(message.starts_with("`shared memory` is 40960"), "{message}");
+        assert!(message.starts_with("`shared memory` is 57344"), "{message}");
     }
 }

@@ -1,5 +1,7 @@
 //! The CPU provider: `ssamba_scan` on ONNX Runtime's own threads.
 
+use std::borrow::Cow;
+
 use ort::operator::ComputeContext;
 use ssamba_contract::op::{Attributes, Combine, PARAMETERS, Sizes};
 use ssamba_scan::{Scan, selective_scan};
@@ -21,6 +23,17 @@ impl<T: Element> Run<SelectiveScan> for Cpu<T> {
         else {
             return Err(ort::Error::new("an operand is missing"));
         };
+        let [b, c] = match attributes.columns() {
+            None => [b, c].map(Cow::from),
+            Some(columns) => {
+                let count = attributes.streams() * sizes.d_state;
+                let cut = |rows: &[f32], first: usize| {
+                    let rows = rows.chunks_exact(sizes.states_width.max(1));
+                    rows.flat_map(|row| &row[first..first + count]).copied().collect()
+                };
+                [Cow::Owned(cut(b, columns[0])), Cow::Owned(cut(c, columns[1]))]
+            }
+        };
         let scan = Scan {
             batch: sizes.batch,
             seq_len: sizes.seq_len,
@@ -37,8 +50,8 @@ impl<T: Element> Run<SelectiveScan> for Cpu<T> {
             u,
             delta,
             a,
-            b,
-            c,
+            b: &b,
+            c: &c,
             d_skip,
             z,
             delta_bias,

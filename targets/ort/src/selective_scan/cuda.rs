@@ -21,6 +21,8 @@ impl Run<SelectiveScan> for Gpu {
             seq_len: sizes.seq_len,
             d_inner: sizes.d_inner,
             d_state: sizes.d_state,
+            states_width: sizes.states_width,
+            columns: attributes.columns().unwrap_or_default(),
             groups: attributes.groups(),
             reverse: attributes.reverse(),
             delta_softplus: attributes.delta_softplus(),

@@ -32,6 +32,7 @@ impl Definition for SelectiveScan {
             combine: read(context, SELECTIVE_SCAN, attribute::COMBINE, "a string")?,
             scale: read(context, SELECTIVE_SCAN, attribute::SCALE, "a float")?,
             gate: read(context, SELECTIVE_SCAN, attribute::GATE, "a string")?,
+            columns: read(context, SELECTIVE_SCAN, attribute::COLUMNS, "ints")?,
         })
     }
 

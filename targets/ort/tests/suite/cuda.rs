@@ -2,7 +2,9 @@
 
 use crate::{
     conv_problem::ConvProblem,
+    norm_problem::NormProblem,
     options,
+    selective_scan::wide_rows,
     support::{Files, Problem, message, micro_fbank, micro_model, negating_body},
 };
 use onnx_protobuf::ModelProto;
@@ -32,7 +34,7 @@ fn assert_agree(left: &[f32], right: &[f32]) {
 #[test]
 #[ignore = "needs a CUDA device"]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all() {
+    for problem in Problem::all().into_iter().chain(wide_rows()) {
         problem.assert_answered_by(&run(&problem.model(|_| {}), &problem.fbank(), &cuda()));
     }
 }
@@ -49,6 +51,19 @@ fn every_convolution_has_the_answer_of_the_definition() {
     }
     for problem in ConvProblem::all() {
         problem.assert_answered_by(&run(&problem.model(|_| {}), &problem.fbank(), &cuda()));
+    }
+}
+
+#[test]
+#[ignore = "needs a CUDA device"]
+fn every_norm_has_the_answer_of_the_definition() {
+    // More rows than warps run at once, too.
+    let many = NormProblem::new(2, 10_000, 192, true);
+    for problem in NormProblem::all().into_iter().chain([many]) {
+        let files = Files::new();
+        let path = files.model(&problem.model(|_| {}));
+        let mut session = OrtSession::open(path, &cuda()).unwrap();
+        problem.assert_answered_by(&session.run(&problem.fbank()).unwrap());
     }
 }
 

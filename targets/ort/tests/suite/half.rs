@@ -12,14 +12,16 @@ use ssamba_ort::OrtSession;
 use crate::{
     conv_problem::ConvProblem,
     options,
+    selective_scan::wide_rows,
     support::{Files, Problem, int},
 };
 
 /// ONNX's numbers for `float` and `float16`.
-const FLOAT: i64 = 1;
-const FLOAT16: i64 = 10;
+pub const FLOAT: i64 = 1;
+pub const FLOAT16: i64 = 10;
 
-fn cast(from: &str, to: &str, element: i64) -> NodeProto {
+/// A node that converts a value to the element type of that number.
+pub fn cast(from: &str, to: &str, element: i64) -> NodeProto {
     NodeProto {
         name: format!("{to}/cast"),
         op_type: "Cast".into(),
@@ -63,7 +65,7 @@ fn run(model: &ModelProto, fbank: &Tensor) -> Vec<f32> {
 
 #[test]
 fn a_scan_has_the_bits_of_single_precision_between_its_roundings() {
-    for problem in Problem::all() {
+    for problem in Problem::all().into_iter().chain(wide_rows()) {
         let form = |half| rounded(problem.model(|_| {}), &op::PARAMETERS, half);
         let [half, single] = [true, false].map(|half| run(&form(half), &problem.fbank()));
         assert_eq!(half, single, "{problem:?}");

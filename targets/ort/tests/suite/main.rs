@@ -1,9 +1,11 @@
 //! Exported files in ONNX Runtime, through the public door.
 
+mod add_layer_norm;
 mod conv_problem;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod half;
+mod norm_problem;
 mod selective_scan;
 mod session;
 mod short_conv;

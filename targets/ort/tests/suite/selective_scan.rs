@@ -2,7 +2,7 @@
 
 use crate::{
     options,
-    support::{Files, Problem, float, int, message, micro_model, negating_body, string},
+    support::{Files, Problem, float, int, ints, message, micro_model, negating_body, string},
 };
 use anyhow::Result;
 use ssamba_contract::{Session, io::LOGITS, op::attribute};
@@ -18,9 +18,21 @@ fn run(problem: &Problem, options: &Options) -> Vec<f32> {
     outputs.get(LOGITS).unwrap().data().to_vec()
 }
 
+/// `Bm` and `Cm` in rows that hold more.
+pub fn wide_rows() -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (width, columns) in [(136, [8, 72]), (133, [69, 3]), (64, [0, 0])] {
+        for d_inner in [5, 6] {
+            let columns = Some((width, columns));
+            problems.push(Problem { d_inner, columns, ..Problem::new(2, 35, &[0, 1, 1, 0]) });
+        }
+    }
+    problems
+}
+
 #[test]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all() {
+    for problem in Problem::all().into_iter().chain(wide_rows()) {
         problem.assert_answered_by(&run(&problem, &options()));
     }
 }
@@ -56,6 +68,7 @@ fn an_undefined_attribute_is_named() {
         (string(attribute::GATE, "relu"), "`gate` is `relu`"),
         (string(attribute::COMBINE, "max"), "`combine` is `max`"),
         (int(attribute::DELTA_SOFTPLUS, 7), "`delta_softplus` is 7"),
+        (ints(attribute::COLUMNS, &[4]), "`columns` is [4]"),
         (float(attribute::GROUPS, 1.0), "`groups` is of another type, expected an int"),
         (int(attribute::SCALE, 1), "`scale` is of another type, expected a float"),
     ];

@@ -38,6 +38,8 @@ pub struct Problem {
     pub scale: f32,
     /// Whether `Dskip`, `z` and `delta_bias` are there.
     pub optional: [bool; 3],
+    /// The width of the rows of `Bm` and `Cm`, and where the first stream begins in either.
+    pub columns: Option<(usize, [usize; 2])>,
 }
 
 impl Problem {
@@ -54,6 +56,7 @@ impl Problem {
             sum: true,
             scale: 0.5,
             optional: [true; 3],
+            columns: None,
         }
     }
 
@@ -88,7 +91,7 @@ impl Problem {
     fn shapes(&self) -> [Vec<usize>; OPERANDS.len()] {
         let &Self { batch, seq_len, d_inner, d_state, groups, .. } = self;
         let width = self.streams() * d_inner;
-        let states = self.streams() * d_state;
+        let states = self.columns.map_or(self.streams() * d_state, |(width, _)| width);
         [
             vec![batch, seq_len, width],
             vec![batch, seq_len, width],
@@ -175,6 +178,7 @@ impl Problem {
         let streams = self.streams();
         let directions = streams / groups;
         let blocks = if self.sum { groups } else { streams };
+        let (states_width, columns) = self.columns.unwrap_or((streams * d_state, [0, 0]));
         let mut y = vec![0.0; batch * seq_len * blocks * d_inner];
         for b in 0..batch {
             for stream in 0..streams {
@@ -192,10 +196,10 @@ impl Problem {
                         }
                         let mut s = at(5, channel).unwrap_or(0.0) * u;
                         for (n, h) in h.iter_mut().enumerate() {
-                            let state = (row * streams + stream) * d_state + n;
+                            let state = row * states_width + stream * d_state + n;
                             let a = at(2, channel * d_state + n).unwrap();
-                            *h = (dt * a).exp() * *h + dt * at(3, state).unwrap() * u;
-                            s += at(4, state).unwrap() * *h;
+                            *h = (dt * a).exp() * *h + dt * at(3, state + columns[0]).unwrap() * u;
+                            s += at(4, state + columns[1]).unwrap() * *h;
                         }
                         let mixer = stream / directions;
                         let gate = at(6, (row * groups + mixer) * d_inner + d)
@@ -414,7 +418,14 @@ fn selective_scan_node(problem: &Problem, inputs: Vec<String>, output: &str) -> 
             int(attribute::DELTA_SOFTPLUS, problem.delta_softplus.into()),
             string(attribute::COMBINE, if problem.sum { "sum" } else { "none" }),
             float(attribute::SCALE, problem.scale),
-        ],
+        ]
+        .into_iter()
+        .chain(
+            problem
+                .columns
+                .map(|(_, columns)| ints(attribute::COLUMNS, &columns.map(|column| column as i64))),
+        )
+        .collect(),
         ..Default::default()
     }
 }

@@ -69,7 +69,8 @@ fn a_model_agrees_with_the_cpu_and_our_operators_stay_on_cuda() {
         }
         let placement = session.placement().unwrap();
         for node in placement.nodes() {
-            let ours = ["SelectiveScan", "ShortConv"].contains(&node.op_type.as_str());
+            let ours =
+                ["SelectiveScan", "ShortConv", "AddLayerNorm"].contains(&node.op_type.as_str());
             assert_eq!(ours, ours && node.provider == "cuda", "{node:?}");
         }
         assert!(placement.nodes().iter().any(|node| node.provider == "tensorrt"));

@@ -5,7 +5,7 @@ use onnx_protobuf::ModelProto;
 use ssamba_contract::{Session, io::LOGITS, op::attribute};
 use ssamba_tract::{Options, TractSession};
 
-use crate::support::{Files, Problem, float, int, message, negating_body, string};
+use crate::support::{Files, Problem, float, int, ints, message, negating_body, string};
 
 fn open(model: &ModelProto, threads: usize) -> Result<TractSession> {
     TractSession::open(Files::new().model(model), &Options { threads: Some(threads) })
@@ -55,6 +55,7 @@ fn an_undefined_attribute_is_named() {
         (int(attribute::DELTA_SOFTPLUS, 7), "`delta_softplus` is 7"),
         (float(attribute::GROUPS, 1.0), "attribute 'groups': expected int"),
         (int(attribute::SCALE, 1), "attribute 'scale': expected float"),
+        (ints(attribute::COLUMNS, &[0, 0]), "attribute `columns` is of files for a GPU"),
     ];
     for (attribute, needle) in cases {
         let model = Problem::new(1, 2, &[0, 1]).model(|node| {

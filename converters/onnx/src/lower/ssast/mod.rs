@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Options, Precision,
-    export::values,
+    export::{for_gpu, values},
     graph::{GraphBuilder, Value},
 };
 
@@ -36,7 +36,11 @@ pub(crate) fn lower(
     let (form, precision) = (options.attention.unwrap_or_default(), values(options));
     let weights = model.weights();
     let d_model = weights.config.d_model;
-    let mut tokens = patch_embed(g, model.patch_embed(), precision, fbank)?;
+    let front_end = &model.recipe().front_end;
+    let input = (front_end.n_frames, front_end.n_mels);
+    let gpu = for_gpu(options);
+    let placed = patch_embed(g, model.patch_embed(), precision, gpu, input, fbank)?;
+    let mut tokens = placed.sum(g);
     for (index, block) in weights.blocks.iter().enumerate() {
         tokens =
             g.scope(format!("block{index}"), |g| block::block(g, block, form, precision, &tokens))?;

@@ -20,7 +20,7 @@ use ort::{
 use ssamba_contract::{
     Card,
     io::BATCH,
-    op::{SELECTIVE_SCAN, SHORT_CONV},
+    op::{ADD_LAYER_NORM, SELECTIVE_SCAN, SHORT_CONV},
 };
 use ssamba_cuda::{MissingLibrary, store};
 
@@ -118,7 +118,7 @@ impl TensorRt {
         let flag = |value: bool| u8::from(value).to_string();
         let mut options = vec![
             ("device_id", self.cuda.device.to_string()),
-            ("trt_op_types_to_exclude", format!("{SELECTIVE_SCAN},{SHORT_CONV}")),
+            ("trt_op_types_to_exclude", [SELECTIVE_SCAN, SHORT_CONV, ADD_LAYER_NORM].join(",")),
             ("trt_fp16_enable", flag(self.fp16)),
             ("trt_detailed_build_log", flag(self.build_log)),
             ("trt_engine_cache_enable", flag(engines.is_some())),
@@ -241,7 +241,7 @@ mod tests {
     fn our_operators_are_kept_from_tensorrt() {
         let options = TensorRt::default().options(&Shapes::AsFile, None).unwrap();
         let excluded = value(&options, "trt_op_types_to_exclude");
-        assert_eq!(excluded.as_deref(), Some("SelectiveScan,ShortConv"));
+        assert_eq!(excluded.as_deref(), Some("SelectiveScan,ShortConv,AddLayerNorm"));
     }
 
     #[test]
