@@ -268,6 +268,8 @@ mod tests {
             seq_len: 49,
             d_inner: 384,
             d_state: 16,
+            states_width: 64,
+            columns: [0, 0],
             groups: 2,
             reverse: &PAIR,
             delta_softplus: true,

@@ -108,6 +108,8 @@ impl Encoder {
             seq_len,
             d_inner,
             d_state,
+            states_width: reverse.len() * d_state,
+            columns: [0, 0],
             groups: together,
             reverse,
             delta_softplus: true,
