@@ -10,8 +10,8 @@
 //
 // A block owns its channels at every token. Where the sides meet a token in different tiles, the
 // earlier leaves its sum in `y` and the later adds to it, gates and scales: nothing is shared with
-// another block. Where a block is small, and a multiprocessor has few warps, more lanes share a
-// channel: a warp then has fewer exponentials to wait for at each token.
+// another block. Where a block is small, and a multiprocessor has few warps, more lanes share a channel:
+// a warp then has fewer exponentials to wait for at each token.
 
 // Mirrors `ScanArguments`.
 struct ScanArguments {
@@ -311,8 +311,8 @@ struct Mover {
         for (int i = 0; i < ROWS; i++) {
             const int row = row_token + i * ROW_HOP;
             if (row < TILE) {
-                // One after the other, so that each is written as words. `QUAD` is a multiple of
-                // `STATES`, or the other way round.
+                // One after the other, so that each is written as words. Either part is a multiple of the
+                // other.
                 Row<STATES> *const to = &tile.rows[row][state / STATES];
 #pragma unroll
                 for (int k = 0; k < QUAD; k++) {
@@ -347,12 +347,12 @@ struct Mover {
     }
 
     // The sums over the lanes of what this thread moves at a token. Neighbouring threads start at
-    // different words of four lanes: no bank is read twice at once. The order changes no bit: a
-    // channel has two words at most.
+    // different words of four lanes: no bank is read twice at once. The order changes no bit: the words
+    // of a channel are at most two.
     __device__ __forceinline__ void add_lanes(const Tile<CHANNELS, LANES, STATES> &tile, int within,
                                               int i, float (&sum)[PAIR]) const {
         constexpr int WORDS = LANES / 4;
-        static_assert(LANES % 4 == 0 && WORDS <= 2 && PAIR <= 2, "two words, two channels at most");
+        static_assert(LANES % 4 == 0 && WORDS <= 2 && PAIR <= 2, "two words at most, and two channels");
         const auto fours = reinterpret_cast<const float4 *>(tile.parts[token + i * HOP][channel]);
         const int turn = within / (BANKS / (LANES * PAIR)) % (WORDS * PAIR);
         float sums[PAIR];
@@ -394,8 +394,8 @@ struct Mover {
     // Adds up and stores a tile that was scanned, which begins after `begin` tokens. `other` is that
     // of the other side.
     __device__ __forceinline__ void store(Tile<CHANNELS, LANES, STATES> &tile,
-                                          const Tile<CHANNELS, LANES, STATES> &other, int within,
-                                          int side, int begin) {
+                                          const Tile<CHANNELS, LANES, STATES> &other, int within, int side,
+                                          int begin) {
         const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         float sums[EACH][PAIR];
 #pragma unroll
