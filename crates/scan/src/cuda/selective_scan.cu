@@ -1,6 +1,6 @@
 // The selective scan in one launch, from the first token to the last: time is not cut.
 //
-// A few lanes share a channel, each with a part of its states, and the two directions of a mixer are
+// Four lanes share a channel, each with a part of its states, and the two directions of a mixer are
 // two sides of one block, which walk towards each other. The recurrence of a token is one
 // multiply-add, so a few warps hide it; what bounds the kernel is one exponential for each state of
 // each token, and no chunk of tokens is walked twice to find the state that it starts from.
@@ -10,8 +10,7 @@
 //
 // A block owns its channels at every token. Where the sides meet a token in different tiles, the
 // earlier leaves its sum in `y` and the later adds to it, gates and scales: nothing is shared with
-// another block. Where a block is small, and a multiprocessor has few warps, more lanes share a channel:
-// a warp then has fewer exponentials to wait for at each token.
+// another block, and the same operands give the same bits in any batch.
 
 // Mirrors `ScanArguments`.
 struct ScanArguments {
@@ -36,6 +35,7 @@ struct ScanArguments {
     unsigned reverse[REVERSE_WORDS];
 };
 
+constexpr int LANES = 4;  // scanning threads of a channel
 constexpr int MOVERS = 8;  // moving threads of a channel
 constexpr int TILE = 32;  // tokens that are in shared memory at a time
 constexpr int GROUP = 4;  // tokens that are in registers at a time
@@ -58,8 +58,8 @@ struct __align__(16) Row {
     float b[STATES], c[STATES];
 };
 
-// What the warps of a side hand to each other, for one tile. `LANES` threads scan a channel.
-template <int CHANNELS, int LANES, int STATES>
+// What the warps of a side hand to each other, for one tile.
+template <int CHANNELS, int STATES>
 struct Tile {
     Row<STATES> rows[TILE][LANES];
     Step steps[TILE][CHANNELS];
@@ -114,7 +114,7 @@ __device__ __forceinline__ int2 mixed_tiles(const Side &at, int length, int coun
 }
 
 // A thread that holds `STATES` states of a channel.
-template <int CHANNELS, int LANES, int STATES>
+template <int CHANNELS, int STATES>
 struct Scanner {
     int lane, own;
     float a[STATES], h[STATES];
@@ -134,7 +134,7 @@ struct Scanner {
         }
     }
 
-    __device__ __forceinline__ void walk(Tile<CHANNELS, LANES, STATES> &tile) {
+    __device__ __forceinline__ void walk(Tile<CHANNELS, STATES> &tile) {
         // What a group reads is read before the group before it writes: a load waits for every
         // store that the compiler cannot tell apart from it.
         Step steps[2][GROUP];
@@ -177,7 +177,7 @@ struct Scanner {
 
 // A thread that moves `PAIR` channels, of which `d_inner` is a multiple, at every `HOP`th token of a
 // tile, and `QUAD` states, of which `d_state` is a multiple, of `b` and `c`.
-template <typename T, int CHANNELS, int LANES, int STATES, int PAIR, int QUAD>
+template <typename T, int CHANNELS, int STATES, int PAIR, int QUAD>
 struct Mover {
     static constexpr int SIDE = CHANNELS * MOVERS;
     static constexpr int COLUMNS = CHANNELS / PAIR;
@@ -277,7 +277,7 @@ struct Mover {
     }
 
     // Prepares what was fetched. Tokens beyond the last change states that nothing reads.
-    __device__ __forceinline__ void unpack(Tile<CHANNELS, LANES, STATES> &tile) {
+    __device__ __forceinline__ void unpack(Tile<CHANNELS, STATES> &tile) {
         float dt[EACH][PAIR];
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -311,16 +311,15 @@ struct Mover {
         for (int i = 0; i < ROWS; i++) {
             const int row = row_token + i * ROW_HOP;
             if (row < TILE) {
-                // One after the other, so that each is written as words. Either part is a multiple of the
-                // other.
-                Row<STATES> *const to = &tile.rows[row][state / STATES];
+                // One after the other, so that each is written as words.
+                Row<STATES> &to = tile.rows[row][state / STATES];
 #pragma unroll
                 for (int k = 0; k < QUAD; k++) {
-                    to[k / STATES].b[state % STATES + k % STATES] = raw_b[i][k];
+                    to.b[state % STATES + k] = raw_b[i][k];
                 }
 #pragma unroll
                 for (int k = 0; k < QUAD; k++) {
-                    to[k / STATES].c[state % STATES + k % STATES] = raw_c[i][k];
+                    to.c[state % STATES + k] = raw_c[i][k];
                 }
             }
         }
@@ -347,27 +346,21 @@ struct Mover {
     }
 
     // The sums over the lanes of what this thread moves at a token. Neighbouring threads start at
-    // different words of four lanes: no bank is read twice at once. The order changes no bit: the words
-    // of a channel are at most two.
-    __device__ __forceinline__ void add_lanes(const Tile<CHANNELS, LANES, STATES> &tile, int within,
-                                              int i, float (&sum)[PAIR]) const {
-        constexpr int WORDS = LANES / 4;
-        static_assert(LANES % 4 == 0 && WORDS <= 2 && PAIR <= 2, "two words at most, and two channels");
+    // different channels: no bank is read twice at once.
+    __device__ __forceinline__ void add_lanes(const Tile<CHANNELS, STATES> &tile, int within, int i,
+                                              float (&sum)[PAIR]) const {
+        static_assert(LANES == 4 && PAIR <= 2, "a channel is one word of four sums");
         const auto fours = reinterpret_cast<const float4 *>(tile.parts[token + i * HOP][channel]);
-        const int turn = within / (BANKS / (LANES * PAIR)) % (WORDS * PAIR);
+        const int turn = within / (BANKS / (LANES * PAIR)) % PAIR;
         float sums[PAIR];
 #pragma unroll
         for (int k = 0; k < PAIR; k++) {
-#pragma unroll
-            for (int word = 0; word < WORDS; word++) {
-                const float4 four = fours[(k * WORDS + word) ^ turn];
-                const float part = (four.x + four.y) + (four.z + four.w);
-                sums[k] = word == 0 ? part : sums[k] + part;
-            }
+            const float4 four = fours[k ^ turn];
+            sums[k] = (four.x + four.y) + (four.z + four.w);
         }
 #pragma unroll
         for (int k = 0; k < PAIR; k++) {
-            sum[k] = (turn / WORDS ? sums[PAIR - 1 - k] : sums[k]) + skipped[0][i][k];
+            sum[k] = (turn ? sums[PAIR - 1 - k] : sums[k]) + skipped[0][i][k];
         }
     }
 
@@ -393,8 +386,8 @@ struct Mover {
 
     // Adds up and stores a tile that was scanned, which begins after `begin` tokens. `other` is that
     // of the other side.
-    __device__ __forceinline__ void store(Tile<CHANNELS, LANES, STATES> &tile,
-                                          const Tile<CHANNELS, LANES, STATES> &other, int within, int side,
+    __device__ __forceinline__ void store(Tile<CHANNELS, STATES> &tile,
+                                          const Tile<CHANNELS, STATES> &other, int within, int side,
                                           int begin) {
         const Meeting meets = meeting(at, scan.seq_len, begin / TILE);
         float sums[EACH][PAIR];
@@ -465,12 +458,12 @@ struct Mover {
     }
 };
 
-template <typename T, int CHANNELS, int LANES, int STATES, int PAIR, int QUAD>
+template <typename T, int CHANNELS, int STATES, int PAIR, int QUAD>
 __device__ __forceinline__ void scan(const ScanArguments &scan) {
     // Tiles of even numbers for each side, then of odd ones.
     extern __shared__ __align__(16) char shared[];
-    const auto tiles = reinterpret_cast<Tile<CHANNELS, LANES, STATES> *>(shared);
-    const auto tile_of = [&](int number, int side) -> Tile<CHANNELS, LANES, STATES> & {
+    const auto tiles = reinterpret_cast<Tile<CHANNELS, STATES> *>(shared);
+    const auto tile_of = [&](int number, int side) -> Tile<CHANNELS, STATES> & {
         return tiles[number % 2 * scan.directions + side];
     };
     const int scanners = scan.directions * CHANNELS * LANES;
@@ -478,7 +471,7 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
     if (threadIdx.x < scanners) {
         const int side = threadIdx.x / (CHANNELS * LANES);
         const Side at = side_of_block(scan, CHANNELS, side);
-        Scanner<CHANNELS, LANES, STATES> scanner(scan, at, threadIdx.x % (CHANNELS * LANES));
+        Scanner<CHANNELS, STATES> scanner(scan, at, threadIdx.x % (CHANNELS * LANES));
         const int2 mixed = mixed_tiles(at, scan.seq_len, count);
         // Behind these, the movers hand sums to each other in `store`.
         const auto hand_over = [] {
@@ -507,7 +500,7 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
         const int side = (threadIdx.x - scanners) / (CHANNELS * MOVERS);
         const int within = (threadIdx.x - scanners) % (CHANNELS * MOVERS);
         const Side at = side_of_block(scan, CHANNELS, side);
-        Mover<T, CHANNELS, LANES, STATES, PAIR, QUAD> mover(scan, at, within);
+        Mover<T, CHANNELS, STATES, PAIR, QUAD> mover(scan, at, within);
         mover.fetch();
         mover.unpack(tile_of(0, side));
         mover.fetch();
@@ -527,18 +520,18 @@ __device__ __forceinline__ void scan(const ScanArguments &scan) {
     }
 }
 
-#define SCAN(NAME, T, CHANNELS, LANES, STATES, PAIR, QUAD, BLOCKS)                                 \
+#define SCAN(NAME, T, CHANNELS, STATES, PAIR, QUAD, BLOCKS)                                        \
     extern "C" __global__ void __launch_bounds__(2 * CHANNELS * (LANES + MOVERS), BLOCKS)          \
         NAME(const __grid_constant__ ScanArguments arguments) {                                    \
-        scan<T, CHANNELS, LANES, STATES, PAIR, QUAD>(arguments);                                   \
+        scan<T, CHANNELS, STATES, PAIR, QUAD>(arguments);                                          \
     }
 
 // Sixteen states and an even number of channels; then any.
-SCAN(scan_f32_8, float, 8, 8, 2, 2, 4, 2)
-SCAN(scan_f32_16, float, 16, 4, 4, 2, 4, 2)
-SCAN(scan_f32_24, float, 24, 4, 4, 2, 4, 1)
-SCAN(scan_f32_any, float, 8, 4, 8, 1, 1, 1)
-SCAN(scan_f16_8, Half, 8, 8, 2, 2, 4, 2)
-SCAN(scan_f16_16, Half, 16, 4, 4, 2, 4, 2)
-SCAN(scan_f16_24, Half, 24, 4, 4, 2, 4, 1)
-SCAN(scan_f16_any, Half, 8, 4, 8, 1, 1, 1)
+SCAN(scan_f32_8, float, 8, 4, 2, 4, 3)
+SCAN(scan_f32_16, float, 16, 4, 2, 4, 2)
+SCAN(scan_f32_24, float, 24, 4, 2, 4, 1)
+SCAN(scan_f32_any, float, 8, 8, 1, 1, 1)
+SCAN(scan_f16_8, Half, 8, 4, 2, 4, 3)
+SCAN(scan_f16_16, Half, 16, 4, 2, 4, 2)
+SCAN(scan_f16_24, Half, 24, 4, 2, 4, 1)
+SCAN(scan_f16_any, Half, 8, 8, 1, 1, 1)
