@@ -1,6 +1,7 @@
 //! Layers on a GPU against the same layers on the CPU.
 
 #![cfg(feature = "cuda")]
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use candle_core::{Device, Tensor};
 use ssamba_model_common::{Checkpoint, NormKind, Recipe, hashed};
