@@ -663,7 +663,7 @@ fn wrong_input_gets_one_clear_sentence() {
         (export("bare.pth"), "bare.pth", "--recipe"),
         (with_recipe("speech-commands"), "bare.pth", "1 x 13 patches"),
         (with_recipe("longer.toml"), "bare.pth", "1 x 63 patches"),
-        (with_recipe("mistyped.toml"), "mistyped.toml", "line 6: unknown field `frame`"),
+        (with_recipe("mistyped.toml"), "mistyped.toml", "line 4: unknown field `frame`"),
         (with_recipe("labels.toml"), "bare.pth", "11 labels"),
         (with_recipe("patch.toml"), "bare.pth", "patch = [16, 16]"),
         (with_recipe("nonsense"), "nonsense", "expected speech-commands"),

@@ -1,10 +1,10 @@
-//! The short convolution, the selective scan and the norm of the residual on NVIDIA GPUs: their source,
-//! and how a call of them is launched.
+//! The short convolution, the selective scan and the norm of the residual on NVIDIA GPUs, with what
+//! training needs besides: their source, and how a call of them is launched.
 //!
-//! Nothing here touches a GPU: an [`Image`] is text for NVIDIA's run-time compiler, and [`ScanPlan`],
-//! [`ConvPlan`] and [`NormPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the
-//! one and launches the other. A call is one launch, and uses no memory but its operands and its
-//! outputs.
+//! Nothing here touches a GPU: an [`Image`] is text for NVIDIA's run-time compiler, and plans such as
+//! [`ScanPlan`] say which kernel to launch with which arguments. Whoever holds a device compiles the one
+//! and launches the other. A call of [`INFERENCE`] is one launch, and uses no memory but its operands and
+//! its outputs; those of [`TRAINING`] say what room they need.
 
 mod backward;
 mod conv;
