@@ -66,7 +66,7 @@ enum Command {
     Export(export::Args),
     Run(run::Args),
     #[cfg(feature = "train")]
-    Train(train::labelled::Args),
+    Train(Box<train::labelled::Args>),
     #[cfg(feature = "train")]
     Pretrain(train::unlabelled::Args),
     #[cfg(feature = "train")]
