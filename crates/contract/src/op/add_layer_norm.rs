@@ -6,8 +6,8 @@
 //! |---|---|---|---|
 //! | 0 | `x` | [B, L, D] | the residual |
 //! | 1 | `update` | [B or 1, L or 1, D] | the same for all clips or tokens where the axis is 1 |
-//! | 2 | `weight` | [D] | |
-//! | 3 | `bias` | [D] | |
+//! | 2 | `weight` | `[D]` | |
+//! | 3 | `bias` | `[D]` | |
 //!
 //! ```text
 //! sum = x + update
