@@ -69,7 +69,7 @@ __device__ __forceinline__ void conv_backward(const ConvBackwardArguments &conv)
                 values[back] = there ? x[at(step - back) * width] : 0.0f;
                 sum = fmaf(weight[back], values[back], sum);
             }
-            const float open = __fdividef(1.0f, 1.0f + exp2_fast(-LOG2_E * sum));
+            const float open = sigmoid(sum);
             const float grad =
                 grad_u[at(step) * streams * inner] * open * fmaf(sum, 1.0f - open, 1.0f);
 #pragma unroll
