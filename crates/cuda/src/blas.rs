@@ -59,6 +59,11 @@ impl Matrix {
         Self { transposed: !self.transposed, ..self }
     }
 
+    /// One of the batch.
+    pub fn nth(self, index: usize) -> Self {
+        Self { address: self.address + (index * self.stride * size_of::<f32>()) as u64, ..self }
+    }
+
     fn operation(&self) -> sys::cublasOperation_t {
         if self.transposed {
             sys::cublasOperation_t::CUBLAS_OP_T
@@ -102,29 +107,54 @@ impl Blas {
         let Product { rows, columns, inner, batch, left, right, out, add } = *product;
         let int = |size: usize| c_int::try_from(size).context("a matrix is too large for cuBLAS");
         let (one, kept) = (1.0_f32, if add { 1.0_f32 } else { 0.0 });
+        let (operations, shape) =
+            ([right.operation(), left.operation()], [int(columns)?, int(rows)?, int(inner)?]);
+        let leading = [int(right.leading)?, int(left.leading)?, int(out.leading)?];
+        let [right_at, left_at] = [right.address as *const f32, left.address as *const f32];
+        let out_at = out.address as *mut f32;
         // cuBLAS counts columns first, so it is told of the transposes, in the other order.
         // SAFETY: the handle is open, and the rest is the caller's.
         unsafe {
-            result::sgemm_strided_batched(
-                self.handle,
-                right.operation(),
-                left.operation(),
-                int(columns)?,
-                int(rows)?,
-                int(inner)?,
-                &one,
-                right.address as *const f32,
-                int(right.leading)?,
-                right.stride as i64,
-                left.address as *const f32,
-                int(left.leading)?,
-                left.stride as i64,
-                &kept,
-                out.address as *mut f32,
-                int(out.leading)?,
-                out.stride as i64,
-                int(batch)?,
-            )
+            if batch == 1 {
+                // Only here does it split long sums over the device.
+                result::sgemm(
+                    self.handle,
+                    operations[0],
+                    operations[1],
+                    shape[0],
+                    shape[1],
+                    shape[2],
+                    &one,
+                    right_at,
+                    leading[0],
+                    left_at,
+                    leading[1],
+                    &kept,
+                    out_at,
+                    leading[2],
+                )
+            } else {
+                result::sgemm_strided_batched(
+                    self.handle,
+                    operations[0],
+                    operations[1],
+                    shape[0],
+                    shape[1],
+                    shape[2],
+                    &one,
+                    right_at,
+                    leading[0],
+                    right.stride as i64,
+                    left_at,
+                    leading[1],
+                    left.stride as i64,
+                    &kept,
+                    out_at,
+                    leading[2],
+                    out.stride as i64,
+                    int(batch)?,
+                )
+            }
         }
         .map_err(|error| anyhow!("cuBLAS: {error:?}"))
     }

@@ -140,7 +140,7 @@ impl Network {
     }
 
     /// Both losses of `fbank` `[batch, n_frames, n_mels]`, with the patches of each clip that are
-    /// hidden from the discriminative task and from the generative one.
+    /// hidden from the discriminative task and from the generative one, as many in every clip.
     ///
     /// # Errors
     /// When shapes do not fit.
@@ -150,56 +150,61 @@ impl Network {
         discriminative: &[Vec<u32>],
         generative: &[Vec<u32>],
     ) -> Result<Losses> {
-        let targets = self.patches(fbank)?;
-        let mut accuracy = 0.0;
-        let mut nce = Vec::new();
-        for (clip, chosen) in self.hidden_tokens(fbank, discriminative)?.iter().enumerate() {
-            let hidden = Tensor::from_slice(&discriminative[clip], chosen.dim(0)?, &Device::Cpu)?;
-            let truth = targets.get(clip)?.index_select(&hidden, 0)?;
-            let predicted = self.predict("cpredlayer", chosen)?;
-            let scores = log_softmax(&truth.matmul(&predicted.t()?)?)?;
-            let own =
-                (scores.clone() * Tensor::eye(chosen.dim(0)?, scores.dtype(), &Device::Cpu)?)?;
-            nce.push((own.sum_all()?.neg()? / chosen.dim(0)? as f64)?);
-            // Down the columns: which patch fits a prediction best.
-            let columns = scores.t()?.to_vec2::<f32>()?;
-            let hits = columns.iter().enumerate().filter(|(i, column)| highest(column) == *i);
-            accuracy += hits.count() as f64 / columns.len() as f64;
-        }
-        let mut mse = Vec::new();
-        for (clip, chosen) in self.hidden_tokens(fbank, generative)?.iter().enumerate() {
-            let hidden = Tensor::from_slice(&generative[clip], chosen.dim(0)?, &Device::Cpu)?;
-            let truth = targets.get(clip)?.index_select(&hidden, 0)?;
-            mse.push((self.predict("gpredlayer", chosen)? - truth)?.sqr()?.mean_all()?);
-        }
-        let sum =
-            |terms: Vec<Tensor>| -> Result<Tensor> { Ok(Tensor::stack(&terms, 0)?.sum_all()?) };
-        Ok(Losses { nce: sum(nce)?, mse: sum(mse)?, accuracy })
+        let patches = self.patches(fbank)?;
+        let (truth, tokens) = self.hidden(fbank, &patches, discriminative)?;
+        let count = truth.dim(1)?;
+        let predicted = self.predict("cpredlayer", &tokens)?;
+        let scores = log_softmax(&truth.matmul(&predicted.t()?)?)?;
+        let own = scores.broadcast_mul(&Tensor::eye(count, scores.dtype(), &Device::Cpu)?)?;
+        let nce = (own.sum_all()?.neg()? / count as f64)?;
+        // Down the columns: which patch fits a prediction best.
+        let columns = scores.transpose(1, 2)?.contiguous()?.to_vec3::<f32>()?;
+        let hits = columns.iter().flat_map(|clip| clip.iter().enumerate());
+        let hits = hits.filter(|(i, column)| highest(column) == *i).count();
+
+        let (truth, tokens) = self.hidden(fbank, &patches, generative)?;
+        let of_clip = truth.elem_count() as f64 / truth.dim(0)? as f64;
+        let mse = ((self.predict("gpredlayer", &tokens)? - truth)?.sqr()?.sum_all()? / of_clip)?;
+        Ok(Losses { nce, mse, accuracy: hits as f64 / count as f64 })
     }
 
-    /// Tokens of the hidden patches after the encoder, `[hidden, d_model]` a clip.
-    fn hidden_tokens(&self, fbank: &Tensor, hidden: &[Vec<u32>]) -> Result<Vec<Tensor>> {
-        let patches = self.grid().0 * self.grid().1;
-        let (d_model, class_tokens) = (self.sizes().d_model, self.config().class_tokens());
+    /// What was in the hidden patches, `[batch, hidden, patch_f * patch_t]`, and their tokens after the
+    /// encoder, `[batch, hidden, d_model]`.
+    fn hidden(
+        &self,
+        fbank: &Tensor,
+        patches: &Tensor,
+        hidden: &[Vec<u32>],
+    ) -> Result<(Tensor, Tensor)> {
+        let (batch, all, _) = patches.dims3()?;
+        let count = hidden.first().map_or(0, Vec::len);
+        ensure!(
+            hidden.len() == batch && hidden.iter().all(|row| row.len() == count),
+            "{batch} clips take as many rows of hidden patches, one as long as the other"
+        );
         let hit: Vec<u8> = hidden
             .iter()
-            .flat_map(|row| (0..patches).map(|patch| u8::from(row.contains(&(patch as u32)))))
+            .flat_map(|row| (0..all).map(|patch| u8::from(row.contains(&(patch as u32)))))
             .collect();
-        let hit = Tensor::from_vec(hit, (hidden.len(), patches, 1), &Device::Cpu)?;
+        let hit = Tensor::from_vec(hit, (batch, all, 1), &Device::Cpu)?;
         let mask = self.parameter("mask_embed")?;
         let tokens = self.masked_tokens(fbank, |tokens| {
             let mask = mask.broadcast_as(tokens.shape())?;
             Ok(hit.broadcast_as(tokens.shape())?.where_cond(&mask, &tokens)?)
         })?;
-        hidden
-            .iter()
-            .enumerate()
-            .map(|(clip, row)| {
-                let rows: Vec<u32> = row.iter().map(|patch| patch + class_tokens as u32).collect();
-                let rows = Tensor::from_vec(rows, row.len(), &Device::Cpu)?;
-                Ok(tokens.get(clip)?.index_select(&rows, 0)?.reshape((row.len(), d_model))?)
-            })
-            .collect()
+        let chosen = |of: &Tensor, before: usize| -> Result<Tensor> {
+            let (_, rows, width) = of.dims3()?;
+            let clips = hidden.iter().enumerate();
+            let indices: Vec<u32> = clips
+                .flat_map(|(clip, row)| {
+                    row.iter().map(move |patch| (clip * rows + before) as u32 + patch)
+                })
+                .collect();
+            let indices = Tensor::from_vec(indices, batch * count, &Device::Cpu)?;
+            let flat = of.reshape((batch * rows, width))?.index_select(&indices, 0)?;
+            Ok(flat.reshape((batch, count, width))?)
+        };
+        Ok((chosen(patches, 0)?, chosen(&tokens, self.config().class_tokens())?))
     }
 
     /// A prediction head: two linear maps with a ReLU between.
@@ -209,7 +214,9 @@ impl Network {
             let bias = self.parameter(&format!("{head}.{layer}.bias"))?;
             Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
         };
-        linear(&linear(tokens, "0")?.relu()?, "2")
+        let (batch, count, width) = tokens.dims3()?;
+        let flat = tokens.reshape((batch * count, width))?;
+        Ok(linear(&linear(&flat, "0")?.relu()?, "2")?.reshape((batch, count, ()))?)
     }
 }
 
@@ -246,11 +253,16 @@ impl Trainer {
     /// Never for clips of the recipe's mel bins.
     pub fn pretraining_scores(&self, data: &Data, masking: &Masking) -> Result<[f64; 3]> {
         let mut sums = [0.0; 3];
-        for (index, clip) in data.clips.iter().enumerate() {
-            let mut random = Random::new(self.seed, &[MASKS, u64::MAX, index as u64]);
-            let mut draw = || vec![masking.draw(self.network.grid(), &mut random)];
-            let masks = (draw(), draw());
-            let measured = self.measure_losses([clip.frames.as_slice()].into_iter(), masks)?;
+        for (number, part) in data.clips.chunks(self.part()).enumerate() {
+            let masks = |place: usize| {
+                let index = number * self.part() + place;
+                let mut random = Random::new(self.seed, &[MASKS, u64::MAX, index as u64]);
+                let mut draw = || masking.draw(self.network.grid(), &mut random);
+                (draw(), draw())
+            };
+            let masks = (0..part.len()).map(masks).unzip();
+            let clips = part.iter().map(|clip| clip.frames.as_slice());
+            let measured = self.measure_losses(clips, masks)?;
             sums.iter_mut().zip(measured.others).for_each(|(sum, x)| *sum += x);
         }
         Ok(sums.map(|sum| sum / data.clips.len().max(1) as f64))

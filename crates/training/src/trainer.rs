@@ -166,7 +166,7 @@ impl Trainer {
     }
 
     /// Clips of a part, which the network alone decides: sums are the same on any machine's threads.
-    fn part(&self) -> usize {
+    pub(crate) fn part(&self) -> usize {
         let (config, seq_len) = (self.network.config(), self.network.seq_len());
         match self.network.gpu() {
             Some(_) => Gpu::part(config.kept(seq_len)),

@@ -116,6 +116,22 @@ impl Run<'_> {
         }
     }
 
+    /// The same where `inner` are the rows of a batch and the result is small, as in gradients of weights:
+    /// matrix by matrix, because cuBLAS splits long sums over the device only then.
+    pub(super) fn multiply_over_rows(
+        &mut self,
+        [rows, columns, inner, batch]: [usize; 4],
+        left: Matrix,
+        right: Matrix,
+        out: Matrix,
+    ) -> Result<()> {
+        for index in 0..batch {
+            let [left, right, out] = [left, right, out].map(|matrix| matrix.nth(index));
+            self.multiply([rows, columns, inner, 1], left, right, out, false)?;
+        }
+        Ok(())
+    }
+
     /// Launches a kernel of training.
     pub(super) fn training<A>(&self, launch: Launch, arguments: A) -> Result<()> {
         // SAFETY: the arguments are those of the kernel that the plan names, and their addresses places

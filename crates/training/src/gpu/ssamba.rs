@@ -259,12 +259,11 @@ impl Encoder {
             run.side_by_side(places.grad_y, together, d_inner),
             false,
         )?;
-        run.multiply(
+        run.multiply_over_rows(
             [d_model, d_inner, rows, together],
             residual.t(),
             run.side_by_side(kept.y, together, d_inner),
             run.dense(gradient(at.out_proj), d_inner, of_layer),
-            false,
         )?;
         // The scans.
         let one = back.parts.scan == 1;
@@ -307,12 +306,11 @@ impl Encoder {
         // The dt-projections.
         let of_stream = d_inner * dt_rank;
         let grad_delta = run.side_by_side(places.grad_delta, streams, d_inner);
-        run.multiply(
+        run.multiply_over_rows(
             [d_inner, dt_rank, rows, streams],
             grad_delta.t(),
             run.side_by_side(kept.rank, streams, dt_rank),
             run.dense(gradient(at.dt_proj), dt_rank, of_stream),
-            false,
         )?;
         run.multiply(
             [rows, dt_rank, d_inner, streams],
@@ -327,7 +325,7 @@ impl Encoder {
             self.projected([places.grad_rank, places.grad_b, places.grad_c])
         {
             let grad = run.side_by_side(place, streams, width);
-            run.multiply(
+            run.multiply_over_rows(
                 [width, d_inner, rows, streams],
                 grad.t(),
                 run.side_by_side(kept.u, streams, d_inner),
@@ -336,7 +334,6 @@ impl Encoder {
                     d_inner,
                     sizes.columns() * d_inner,
                 ),
-                false,
             )?;
             run.multiply(
                 [rows, d_inner, width, streams],
@@ -362,7 +359,7 @@ impl Encoder {
         // The in-projections.
         for (half, grad) in [(0, places.grad_x), (1, places.grad_z)] {
             let grad = run.side_by_side(grad, together, d_inner);
-            run.multiply(
+            run.multiply_over_rows(
                 [d_inner, d_model, rows, together],
                 grad.t(),
                 run.dense(kept.hidden, d_model, rows * d_model),
@@ -371,7 +368,6 @@ impl Encoder {
                     d_model,
                     2 * d_inner * d_model,
                 ),
-                false,
             )?;
             run.multiply(
                 [rows, d_model, d_inner, together],
