@@ -17,7 +17,7 @@ use crate::terminal;
 /// A runtime, as asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Provider {
-    /// The runtime that is always there: tract where it is built in.
+    /// The runtime that is always there, tract where it is built in; of files that it refuses, ONNX Runtime.
     Auto,
     /// Pure Rust, on the CPU.
     Tract,
@@ -67,7 +67,8 @@ impl Provider {
         match self {
             Self::Auto => {
                 let chosen = if cfg!(feature = "tract") { Self::Tract } else { Self::Cpu };
-                let session = chosen.open(model, args)?;
+                let session =
+                    chosen.open(model, args).or_else(|refusal| other_than(refusal, model, args))?;
                 terminal::note(format!("provider: {} (auto)", session.provider()));
                 Ok(session)
             }
@@ -196,6 +197,27 @@ pub fn is_checkpoint(path: &Path) -> Result<bool> {
     let mut head = [0; 9];
     let read = File::open(path).with_context(at)?.read(&mut head).with_context(at)?;
     Ok(matches!(&head[..read], [b'P', b'K', ..] | [0x80, ..] | [_, _, _, _, _, _, _, _, b'{']))
+}
+
+/// Opens in ONNX Runtime what tract refused, and says so; what neither takes has tract's error.
+#[cfg(all(feature = "tract", feature = "ort"))]
+fn other_than(
+    refusal: anyhow::Error,
+    model: &Path,
+    args: &RuntimeArgs,
+) -> Result<Box<dyn Session>> {
+    match Provider::Cpu.open(model, args) {
+        Ok(session) => {
+            terminal::note(format!("not in tract: {refusal:#}"));
+            Ok(session)
+        }
+        Err(_) => Err(refusal),
+    }
+}
+
+#[cfg(not(all(feature = "tract", feature = "ort")))]
+fn other_than(refusal: anyhow::Error, _: &Path, _: &RuntimeArgs) -> Result<Box<dyn Session>> {
+    Err(refusal)
 }
 
 #[cfg(feature = "tract")]
