@@ -3,20 +3,28 @@
 
 use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ssamba_kws::{Changes, Settings};
 
 /// Text of `--help`.
 const HELP: &str = "\
 Print the keywords of a 16 kHz stream as they are heard.
 
-Usage: ssamba-kws MODEL [FILE.wav|-] [OPTIONS]
+Usage: ssamba-kws MODEL [FILE.wav|-|--microphone[=DEVICE]] [OPTIONS]
+       ssamba-kws --list-microphones
 
   MODEL     folder written by `ssamba-edge export --target embedded`, or file
             written by `ssamba-edge export`
   FILE.wav  16 kHz WAV file, any number of channels
   -         raw samples on stdin, 16 kHz, mono, 16-bit little endian [default]:
             arecord -q -t raw -f S16_LE -r 16000 -c 1 | ssamba-kws MODEL
+  --microphone[=DEVICE]
+            a sound device: the system's default one, or that with this name
+            or identifier; brought to 16 kHz, mono; Ctrl-C ends
+  --list-microphones
+            print the identifiers and names of all
+
+Both are in programs that were built with the feature `microphone`.
 
 Options; a folder brings defaults of its own:
   --threshold X        mean score from which a label fires [default: 0.6]
@@ -33,7 +41,7 @@ Options; a folder brings defaults of its own:
 Labels between underscores, such as _silence_, never fire.
 ";
 
-const USAGE: &str = "usage: ssamba-kws MODEL [FILE.wav|-] [OPTIONS], see --help";
+const USAGE: &str = "usage: ssamba-kws MODEL [FILE.wav|-|--microphone] [OPTIONS], see --help";
 
 /// What to do.
 #[derive(Debug, PartialEq)]
@@ -44,6 +52,8 @@ pub enum Command {
     Listen(Args),
     /// Run the model's self-test.
     SelfTest(PathBuf),
+    /// Print which microphones there are.
+    ListMicrophones,
 }
 
 /// Whereto and how to listen.
@@ -61,12 +71,15 @@ pub struct Args {
 pub enum Source {
     Stdin,
     Wav(PathBuf),
+    /// The device with this name or identifier, or the system's default one.
+    Microphone(Option<String>),
 }
 
 /// Reads the arguments behind the program's name.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
     let mut changes = Changes::default();
     let (mut json, mut self_test) = (false, false);
+    let mut microphone = None;
     let mut files = Vec::new();
     let mut options = true;
     let mut arguments = arguments;
@@ -102,6 +115,13 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
             "--window" => changes.window_ms = Some(number(name, &operand()?)?),
             "--smooth" => changes.smooth = Some(number(name, &operand()?)?),
             "--refractory" => changes.refractory_ms = Some(number(name, &operand()?)?),
+            // The name of a device stands behind `=` alone: the next argument may be the model.
+            "--microphone" => {
+                let device = value.take();
+                ensure!(device.as_deref() != Some(""), "--microphone= takes the name of a device");
+                microphone = Some(Source::Microphone(device));
+            }
+            _ if text == "--list-microphones" => return Ok(Command::ListMicrophones),
             _ if text == "--json" => json = true,
             _ if text == "--selftest" => self_test = true,
             _ if text == "--" => options = false,
@@ -121,11 +141,17 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
         if let Some(extra) = files.next() {
             bail!("--selftest hears nothing, not {} either; {USAGE}", extra.display());
         }
+        ensure!(microphone.is_none(), "--selftest hears nothing, no microphone either; {USAGE}");
         return Ok(Command::SelfTest(model));
     }
-    let source = match files.next() {
-        Some(path) if path.as_os_str() != "-" => Source::Wav(path),
-        _ => Source::Stdin,
+    let source = match (microphone, files.next()) {
+        (Some(_), Some(extra)) => bail!(
+            "one stream at a time, the microphone or {0}; is it a device: --microphone={0}",
+            extra.display()
+        ),
+        (Some(microphone), None) => microphone,
+        (None, Some(path)) if path.as_os_str() != "-" => Source::Wav(path),
+        (None, _) => Source::Stdin,
     };
     if let Some(extra) = files.next() {
         bail!("one stream at a time, not also {}; {USAGE}", extra.display());
@@ -164,6 +190,17 @@ mod tests {
         };
         assert_eq!((args.changes, args.json), (expected, true));
         assert_eq!(read("--selftest m").unwrap(), Command::SelfTest("m".into()));
+        for (line, device) in [
+            ("--microphone m", None),
+            ("m --microphone --json", None),
+            ("--microphone=hw:0,0 m", Some("hw:0,0")),
+            ("m --microphone=a=b", Some("a=b")),
+        ] {
+            let Command::Listen(args) = read(line).unwrap() else { panic!("listens") };
+            let source = Source::Microphone(device.map(str::to_owned));
+            assert_eq!((args.model, args.source), ("m".into(), source), "{line}");
+        }
+        assert_eq!(read("--list-microphones").unwrap(), Command::ListMicrophones);
         let Command::Listen(args) = read("-- --m -").unwrap() else { panic!("listens") };
         assert_eq!((args.model, args.source), ("--m".into(), Source::Stdin));
     }
@@ -174,6 +211,10 @@ mod tests {
             ("", "usage:"),
             ("m a.wav b.wav", "not also b.wav"),
             ("m a.wav --selftest", "not a.wav either"),
+            ("m --microphone --selftest", "no microphone either"),
+            ("m --microphone hw:0", "--microphone=hw:0"),
+            ("m --microphone=", "takes the name of a device"),
+            ("--microphone", "usage:"),
             ("m --loud", "no option --loud"),
             ("m --json=yes", "no option --json=yes"),
             ("m --hop", "--hop takes a value"),

@@ -1,10 +1,15 @@
-//! `ssamba-kws`: prints the keywords of a live 16 kHz stream, or of a WAV file, as they are heard.
+//! `ssamba-kws`: prints the keywords of a live 16 kHz stream, of a microphone or of a WAV file as they are heard.
 //!
 //! Events go to stdout, words for people to stderr. Exit codes: 0 the stream ended, 1 the self-test says no,
 //! 2 usage or error.
 
 mod args;
 mod input;
+#[cfg(feature = "microphone")]
+mod microphone;
+#[cfg(not(feature = "microphone"))]
+#[path = "microphone/absent.rs"]
+mod microphone;
 
 use std::{
     io::{self, Write},
@@ -42,6 +47,7 @@ fn run(command: &Command) -> Result<bool> {
     match command {
         Command::Say(text) => io::stdout().write_all(text.as_bytes())?,
         Command::Listen(args) => listen(args)?,
+        Command::ListMicrophones => io::stdout().write_all(microphone::list()?.as_bytes())?,
         Command::SelfTest(model) => {
             let mut spotter = Spotter::open(model, &Settings::of(model)?)?;
             let name = model.display().to_string();
@@ -79,6 +85,11 @@ fn listen(args: &Args) -> Result<()> {
             let stdin = input::raw_stdin()?;
             let mut spotter = open(args)?;
             input::each_raw(stdin, |samples| feed(&mut spotter, samples))
+        }
+        Source::Microphone(device) => {
+            let microphone = microphone::find(device.as_deref())?;
+            let mut spotter = open(args)?;
+            microphone.each(|samples| feed(&mut spotter, samples))
         }
     }
 }
