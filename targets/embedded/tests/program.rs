@@ -137,3 +137,21 @@ fn errors_are_one_sentence_and_exit_with_2() {
         assert_eq!(output.stdout, b"", "{arguments:?}");
     }
 }
+
+#[cfg(not(feature = "microphone"))]
+#[test]
+fn a_program_without_the_microphone_says_how_to_get_one_with_it() {
+    for arguments in [&["model", "--microphone"] as &[&str], &["--list-microphones"]] {
+        let output = program().args(arguments).stdin(Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout), (Some(2), vec![]), "{stderr}");
+        assert!(
+            stderr.starts_with("error: this program was built without `microphone`"),
+            "{stderr}"
+        );
+        assert!(
+            stderr.contains("--features microphone") && stderr.lines().count() == 1,
+            "{stderr}"
+        );
+    }
+}
