@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ssamba_scan::{
-    Activation, Combine, Inline, Scan, ShortConv, Tier, selective_scan_on, short_conv_on,
+    Activation, Combine, Inline, Layout, Scan, ShortConv, Tier, selective_scan_on, short_conv_on,
 };
 
 const D_INNER: usize = 384;
@@ -39,6 +39,8 @@ fn scan(criterion: &mut Criterion, seq_len: usize) {
         delta_softplus: true,
         combine: Combine::Sum,
         scale: 1.0,
+        layout: Layout::Channels,
+        columns: None,
         u: &u,
         delta: &delta,
         a: &a,
@@ -95,6 +97,7 @@ fn short_conv(criterion: &mut Criterion, seq_len: usize) {
         groups: 1,
         reverse: &[false, true],
         activation: Activation::Silu,
+        layout: Layout::Channels,
         x: &x,
         weight: &weight,
         bias: Some(&bias),

@@ -30,6 +30,7 @@ mod tests;
 use crate::{
     ScanError, ShortConvError,
     blocks::{Blocks, Unfinished},
+    layout::Layout,
     output::Output,
     pool::Pool,
     scan::Scan,
@@ -79,7 +80,8 @@ pub struct ConvGradients {
 /// [`Combine::None`](crate::Combine::None) `[B, L, S * D]`, on the fastest tier of this CPU.
 ///
 /// # Errors
-/// As [`selective_scan`](crate::selective_scan); `out` is the gradient of the output.
+/// As [`selective_scan`](crate::selective_scan), and [`ScanError::Gradients`]; `out` is the gradient of
+/// the output.
 pub fn selective_scan_backward(
     scan: &Scan<'_>,
     grad_out: &[f32],
@@ -99,6 +101,9 @@ pub fn selective_scan_backward_on(
     pool: &impl Pool,
 ) -> Result<ScanGradients, ScanError> {
     scan.check(grad_out)?;
+    if scan.layout != Layout::Channels || scan.columns.is_some() {
+        return Err(ScanError::Gradients);
+    }
     let Scan { batch, d_inner, d_state, groups, .. } = *scan;
     let channels = scan.reverse.len() * d_inner;
     let chunks = d_inner.div_ceil(CHANNELS);
@@ -143,7 +148,8 @@ pub fn selective_scan_backward_on(
 /// the fastest tier of this CPU.
 ///
 /// # Errors
-/// As [`short_conv`](crate::short_conv); `out` is the gradient of the output.
+/// As [`short_conv`](crate::short_conv), and [`ShortConvError::Gradients`]; `out` is the gradient of the
+/// output.
 pub fn short_conv_backward(
     conv: &ShortConv<'_>,
     grad_out: &[f32],
@@ -163,6 +169,9 @@ pub fn short_conv_backward_on(
     pool: &impl Pool,
 ) -> Result<ConvGradients, ShortConvError> {
     conv.check(grad_out)?;
+    if conv.layout != Layout::Channels {
+        return Err(ShortConvError::Gradients);
+    }
     let ShortConv { batch, d_inner, groups, taps, .. } = *conv;
     let channels = conv.reverse.len() * d_inner;
     let mut x = vec![0.0; conv.x.len()];

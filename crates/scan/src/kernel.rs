@@ -11,7 +11,7 @@ use std::f32::consts::LOG2_E;
 use crate::blocks::Block;
 use crate::math::{exp2, exp2_in_range, silu, softplus};
 use crate::output::Output;
-use crate::scan::{Combine, MAX_D_STATE, Scan};
+use crate::scan::{Columns, Combine, MAX_D_STATE, Scan};
 use crate::tier::Kernel;
 use crate::vector::{MAX_LANES, Vector, load, store};
 
@@ -95,6 +95,16 @@ struct Walk<'a> {
     finishes: bool,
 }
 
+/// Where a block's values of the first token lie, and how far those of the next are.
+struct Places {
+    /// Of `u` and `delta`.
+    wide: usize,
+    wide_row: usize,
+    b: usize,
+    c: usize,
+    states_row: usize,
+}
+
 impl<'a> Walk<'a> {
     fn new(scan: &'a Scan<'a>, block: Block, direction: usize) -> Self {
         let directions = scan.directions();
@@ -119,8 +129,8 @@ impl<'a> Walk<'a> {
         out: &Output<'_>,
     ) {
         let Self { scan, block, .. } = *self;
-        let streams = scan.reverse.len();
         let channel = self.stream * scan.d_inner + block.first;
+        let places = self.places();
         let (mut d_skip, mut delta_bias) = ([zero; W], [zero; W]);
         if let Some(values) = scan.d_skip {
             d_skip = load(zero, &values[channel..][..block.width]);
@@ -145,12 +155,12 @@ impl<'a> Walk<'a> {
                 true => scan.seq_len - 1 - step,
             };
             let row = block.batch * scan.seq_len + token;
-            let wide = row * streams * scan.d_inner + channel;
+            let wide = places.wide + token * places.wide_row;
             let u = load::<V, W>(zero, &scan.u[wide..][..block.width]);
             let mut dt = load::<V, W>(zero, &scan.delta[wide..][..block.width]);
-            let states = (row * streams + self.stream) * d_state;
-            let b = &scan.b[states..][..d_state];
-            let c = &scan.c[states..][..d_state];
+            let states = token * places.states_row;
+            let b = &scan.b[places.b + states..][..d_state];
+            let c = &scan.c[places.c + states..][..d_state];
 
             let (mut dt_u, mut y) = ([zero; W], [zero; W]);
             let mut in_range = true;
@@ -194,6 +204,25 @@ impl<'a> Walk<'a> {
                 }
             }
             store(&y, out);
+        }
+    }
+
+    /// Where the operands of the first token lie.
+    fn places(&self) -> Places {
+        let Self { scan, block, stream, .. } = *self;
+        let row = scan.layout.first_row([scan.batch, scan.seq_len], block.batch, stream);
+        let streams = scan.layout.streams_of_row(scan.reverse.len());
+        let place = scan.layout.place_in_row(stream);
+        let wide_row = streams * scan.d_inner;
+        let dense = Columns { width: streams * scan.d_state, b: 0, c: 0 };
+        let Columns { width, b, c } = scan.columns.unwrap_or(dense);
+        let states = row * width + place * scan.d_state;
+        Places {
+            wide: row * wide_row + place * scan.d_inner + block.first,
+            wide_row,
+            b: states + b,
+            c: states + c,
+            states_row: width,
         }
     }
 

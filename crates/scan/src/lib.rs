@@ -8,7 +8,7 @@
 //! [`short_conv_backward`] give the gradients of all operands of either.
 //!
 //! ```
-//! use ssamba_scan::{Combine, Inline, Scan, selective_scan};
+//! use ssamba_scan::{Combine, Inline, Layout, Scan, selective_scan};
 //!
 //! // One channel, one state, three tokens, no decay: the scan is a running sum of dt * u.
 //! let scan = Scan {
@@ -21,6 +21,8 @@
 //!     delta_softplus: false,
 //!     combine: Combine::Sum,
 //!     scale: 1.0,
+//!     layout: Layout::Channels,
+//!     columns: None,
 //!     u: &[1.0, 2.0, 3.0],
 //!     delta: &[1.0, 1.0, 0.5],
 //!     a: &[0.0],
@@ -52,6 +54,7 @@ mod backward;
 mod blocks;
 pub mod cuda;
 mod kernel;
+mod layout;
 mod math;
 mod output;
 mod pool;
@@ -66,7 +69,8 @@ pub use backward::{
     ConvGradients, ScanGradients, selective_scan_backward, selective_scan_backward_on,
     short_conv_backward, short_conv_backward_on,
 };
+pub use layout::Layout;
 pub use pool::{Inline, Pool, Threads};
-pub use scan::{Combine, MAX_D_STATE, Scan, ScanError, selective_scan, selective_scan_on};
+pub use scan::{Columns, Combine, MAX_D_STATE, Scan, ScanError, selective_scan, selective_scan_on};
 pub use short_conv::{Activation, MAX_TAPS, ShortConv, ShortConvError, short_conv, short_conv_on};
 pub use tier::{Tier, tier};

@@ -22,6 +22,7 @@ use std::fmt;
 
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
+    layout::Layout,
     pool::Pool,
     tier::{NotRun, Tier, tier},
 };
@@ -38,10 +39,22 @@ pub enum Combine {
     None,
 }
 
+/// Where `b` and `c` are in rows that hold more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// Values of a row of `b` and of `c`.
+    pub width: usize,
+    /// The first value of the row's first stream in a row of `b`.
+    pub b: usize,
+    /// The same in a row of `c`.
+    pub c: usize,
+}
+
 /// One scan: sizes, settings, and operands, which are dense and row-major.
 ///
 /// In the shapes, B is `batch`, L `seq_len`, D `d_inner`, N `d_state`, G `groups`, and S the number
-/// of streams.
+/// of streams. `u`, `delta`, `b` and `c` are of the shapes given with [`Layout::Channels`]; with
+/// [`Layout::Streams`] `[B, L, S * width]` is `[S, B * L, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan<'a> {
     /// B
@@ -63,15 +76,19 @@ pub struct Scan<'a> {
     pub combine: Combine,
     /// Factor on the combined result.
     pub scale: f32,
+    /// How `u`, `delta`, `b` and `c` lie.
+    pub layout: Layout,
+    /// Where `b` and `c` are in their rows; `None` where these hold nothing else.
+    pub columns: Option<Columns>,
     /// `[B, L, S * D]`, after the short convolution and SiLU.
     pub u: &'a [f32],
     /// `[B, L, S * D]`, before bias and softplus.
     pub delta: &'a [f32],
     /// `[S * D, N]`, `-exp(A_log)`.
     pub a: &'a [f32],
-    /// `[B, L, S * N]`
+    /// `[B, L, S * N]`, or with `columns` as many rows of its width.
     pub b: &'a [f32],
-    /// `[B, L, S * N]`
+    /// As `b`.
     pub c: &'a [f32],
     /// `[S * D]`
     pub d_skip: Option<&'a [f32]>,
@@ -106,6 +123,15 @@ pub enum ScanError {
         /// Values it holds.
         got: usize,
     },
+    /// A row of `b` and `c` ends before the columns that are read of it.
+    Columns {
+        /// Values that a row should hold at least.
+        needed: usize,
+        /// Values that it holds.
+        width: usize,
+    },
+    /// Gradients are computed of rows of side-by-side streams that hold nothing else.
+    Gradients,
     /// The CPU lacks the instructions of a tier asked for by name.
     Unavailable(Tier),
     /// The pool came back with tasks still to run: `out` is not complete.
@@ -133,6 +159,12 @@ impl fmt::Display for ScanError {
             Self::Length { operand, expected, got } => {
                 write!(f, "`{operand}` holds {got} values, expected {expected}")
             }
+            Self::Columns { needed, width } => {
+                write!(f, "a row of `b` and `c` holds {width} values, expected at least {needed}")
+            }
+            Self::Gradients => f.write_str(
+                "gradients are computed of streams side by side, and of dense `b` and `c`, alone",
+            ),
             Self::Unavailable(tier) => write!(f, "this CPU cannot run the tier `{tier}`"),
             Self::Unfinished { finished, tasks } => {
                 write!(f, "the pool ran {finished} of {tasks} tasks")
@@ -165,7 +197,17 @@ impl Scan<'_> {
             return Err(ScanError::StateWidth { got: self.d_state });
         }
         let wide = product(&[self.batch, self.seq_len, streams, self.d_inner]);
-        let states = product(&[self.batch, self.seq_len, streams, self.d_state]);
+        // Of a row of `b` and `c`.
+        let in_row = self.layout.streams_of_row(streams);
+        let dense = product(&[in_row, self.d_state]);
+        let width = self.columns.map_or(dense, |columns| columns.width);
+        if let Some(Columns { b, c, .. }) = self.columns {
+            let needed = b.max(c).saturating_add(dense);
+            if needed > width {
+                return Err(ScanError::Columns { needed, width });
+            }
+        }
+        let states = product(&[self.batch, self.seq_len, streams / in_row, width]);
         let gate = product(&[self.batch, self.seq_len, groups, self.d_inner]);
         let channels = product(&[streams, self.d_inner]);
         let lengths = [

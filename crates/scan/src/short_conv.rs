@@ -21,6 +21,7 @@ use std::fmt;
 
 use crate::{
     blocks::{Blocks, Unfinished, one_or_two_per_group, product},
+    layout::Layout,
     pool::Pool,
     tier::{NotRun, Tier, tier},
 };
@@ -57,6 +58,8 @@ pub struct ShortConv<'a> {
     pub reverse: &'a [bool],
     /// What the sum goes through.
     pub activation: Activation,
+    /// How the output lies.
+    pub layout: Layout,
     /// `[B, L, G * D]`, shared by the directions of a mixer.
     pub x: &'a [f32],
     /// `[S * D, K]`, in walking order: the last tap meets the current token.
@@ -90,6 +93,8 @@ pub enum ShortConvError {
         /// Values it holds.
         got: usize,
     },
+    /// Gradients are computed of an output of side-by-side streams.
+    Gradients,
     /// The CPU lacks the instructions of a tier asked for by name.
     Unavailable(Tier),
     /// The pool came back with tasks still to run: `out` is not complete.
@@ -115,6 +120,7 @@ impl fmt::Display for ShortConvError {
             Self::Length { operand, expected, got } => {
                 write!(f, "`{operand}` holds {got} values, expected {expected}")
             }
+            Self::Gradients => f.write_str("gradients are computed of streams side by side alone"),
             Self::Unavailable(tier) => write!(f, "this CPU cannot run the tier `{tier}`"),
             Self::Unfinished { finished, tasks } => {
                 write!(f, "the pool ran {finished} of {tasks} tasks")
@@ -158,8 +164,8 @@ impl ShortConv<'_> {
     }
 }
 
-/// Runs the convolutions on the fastest tier of this CPU into `out`, `[B, L, S * D]`, all of which
-/// is written.
+/// Runs the convolutions on the fastest tier of this CPU into `out`, `[B, L, S * D]` or with
+/// [`Layout::Streams`] `[S, B * L, D]`, all of which is written.
 ///
 /// # Errors
 /// Names what does not fit, before anything is written; or says that the pool left tasks undone.

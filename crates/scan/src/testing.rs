@@ -1,6 +1,6 @@
 //! Seeded operands, and the `f64` oracle that every tier is judged by.
 
-use crate::{Activation, Combine, Inline, Scan, ShortConv, Tier, selective_scan_on};
+use crate::{Activation, Combine, Inline, Layout, Scan, ShortConv, Tier, selective_scan_on};
 
 /// A stream of random numbers that depends on its seed alone: splitmix64.
 pub(crate) struct Random(u64);
@@ -24,10 +24,10 @@ impl Random {
 }
 
 /// Mixers and the walks of their streams.
-pub(crate) type Layout = (usize, &'static [bool]);
+pub(crate) type Walks = (usize, &'static [bool]);
 
 /// Every arrangement that the models use, and their mirror images.
-pub(crate) const LAYOUTS: [Layout; 7] = [
+pub(crate) const WALKS: [Walks; 7] = [
     (1, &[false]),
     (1, &[true]),
     (1, &[false, true]),
@@ -50,7 +50,7 @@ pub(crate) struct Sizes {
 #[derive(Clone, Debug)]
 pub(crate) struct Operands {
     pub(crate) sizes: Sizes,
-    pub(crate) layout: Layout,
+    pub(crate) walks: Walks,
     pub(crate) delta_softplus: bool,
     pub(crate) combine: Combine,
     pub(crate) scale: f32,
@@ -66,15 +66,15 @@ pub(crate) struct Operands {
 
 impl Operands {
     /// All operands present. `dt` runs from 1e-4 to 9 in either setting of `delta_softplus`.
-    pub(crate) fn random(sizes: Sizes, layout: Layout, delta_softplus: bool, seed: u64) -> Self {
+    pub(crate) fn random(sizes: Sizes, walks: Walks, delta_softplus: bool, seed: u64) -> Self {
         let Sizes { batch, seq_len, d_inner, d_state } = sizes;
-        let (groups, streams) = (layout.0, layout.1.len());
+        let (groups, streams) = (walks.0, walks.1.len());
         let (rows, channels) = (batch * seq_len, streams * d_inner);
         let mut random = Random(seed);
         let (low, high) = if delta_softplus { (-9.0, 8.5) } else { (1e-4, 8.5) };
         Self {
             sizes,
-            layout,
+            walks,
             delta_softplus,
             combine: Combine::Sum,
             scale: 0.5,
@@ -98,11 +98,13 @@ impl Operands {
             seq_len,
             d_inner,
             d_state,
-            groups: self.layout.0,
-            reverse: self.layout.1,
+            groups: self.walks.0,
+            reverse: self.walks.1,
             delta_softplus: self.delta_softplus,
             combine: self.combine,
             scale: self.scale,
+            layout: Layout::Channels,
+            columns: None,
             u: &self.u,
             delta: &self.delta,
             a: &self.a,
@@ -126,6 +128,14 @@ pub(crate) fn run_on(tier: Tier, scan: &Scan<'_>) -> Vec<f32> {
     let mut out = vec![f32::NAN; scan.output_len()];
     selective_scan_on(tier, scan, &mut out, &Inline).unwrap();
     out
+}
+
+/// The values of `[B, L, S * width]` as `[S, B * L, width]`.
+pub(crate) fn by_stream(values: &[f32], streams: usize, width: usize) -> Vec<f32> {
+    let of = |stream: usize| {
+        values.chunks(streams * width).flat_map(move |row| &row[stream * width..][..width])
+    };
+    (0..streams).flat_map(of).copied().collect()
 }
 
 /// A result, and the sum of the absolute values of the terms that it adds up. Rounding errors are in

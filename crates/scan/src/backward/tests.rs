@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use super::*;
 use crate::{
     Activation, Combine, Inline, Threads,
-    testing::{LAYOUTS, Operands, Random, Sizes, loss_of_conv, oracle_f64, tiers},
+    testing::{Operands, Random, Sizes, WALKS, loss_of_conv, oracle_f64, tiers},
 };
 
 /// Bound on the error of a gradient, as a share of the largest of its operand's.
@@ -41,9 +41,9 @@ fn check(name: &str, values: &[f32], got: &[f32], loss: impl Fn(&[f64]) -> f64) 
 
 /// Steps up to about 2 and gates around zero, so that no gradient is vanishingly small.
 fn operands(sizes: Sizes, turn: usize) -> Operands {
-    let layout = LAYOUTS[turn % LAYOUTS.len()];
+    let walks = WALKS[turn % WALKS.len()];
     let softplus = !turn.is_multiple_of(3);
-    let mut operands = Operands::random(sizes, layout, softplus, turn as u64);
+    let mut operands = Operands::random(sizes, walks, softplus, turn as u64);
     let (scale, shift) = if softplus { (0.3, 0.0) } else { (0.2, 0.01) };
     operands.delta.iter_mut().for_each(|x| *x = scale * *x + shift);
     operands.z.iter_mut().flatten().for_each(|x| *x *= 0.4);
@@ -114,9 +114,9 @@ fn gradients_of_a_convolution_are_those_of_the_definition() {
     for tier in tiers() {
         for taps in [1, 4, 7] {
             for (seq_len, d_inner) in [(1, 5), (3, 16), (21, 37), (9, CHANNELS + 3)] {
-                for layout in LAYOUTS {
+                for walks in WALKS {
                     turn += 1;
-                    let (groups, reverse) = layout;
+                    let (groups, reverse) = walks;
                     let (batch, channels) = (1 + turn % 2, reverse.len() * d_inner);
                     let mut random = Random::new(turn as u64);
                     let x = random.vec(batch * seq_len * groups * d_inner, -1.5, 1.5);
@@ -131,6 +131,7 @@ fn gradients_of_a_convolution_are_those_of_the_definition() {
                         groups,
                         reverse,
                         activation,
+                        layout: Layout::Channels,
                         x: &x,
                         weight: &weight,
                         bias: Some(&bias).filter(|_| turn % 3 > 0).map(Vec::as_slice),
@@ -174,7 +175,7 @@ fn a_gradient_of_another_length_is_refused() {
 #[test]
 fn nothing_in_gives_nothing_out() {
     let sizes = Sizes { batch: 0, seq_len: 4, d_inner: 3, d_state: 2 };
-    let operands = Operands::random(sizes, LAYOUTS[2], true, 1);
+    let operands = Operands::random(sizes, WALKS[2], true, 1);
     let got = selective_scan_backward(&operands.scan(), &[], &Inline).unwrap();
     assert_eq!((got.a, got.u), (vec![0.0; 12], vec![]));
 }

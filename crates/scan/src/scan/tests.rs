@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use super::*;
 use crate::pool::{Inline, Threads};
-use crate::testing::{Exact, LAYOUTS, Operands, Sizes, oracle, run_on, tiers};
+use crate::testing::{Exact, Operands, Sizes, WALKS, by_stream, oracle, run_on, tiers};
 
 /// Bound on the error of an output, as a share of the sum of the absolute values of the terms that it
 /// adds up, which is stricter than a bound on the absolute error: outputs near zero count in full. A
@@ -30,7 +30,7 @@ fn assert_close(got: &[f32], want: &[Exact], bound: f64, what: &dyn fmt::Debug) 
 fn check(operands: &Operands) {
     let scan = operands.scan();
     let want = oracle(&scan);
-    let what = (operands.sizes, operands.layout, operands.delta_softplus, operands.combine);
+    let what = (operands.sizes, operands.walks, operands.delta_softplus, operands.combine);
     let results: Vec<_> = tiers().into_iter().map(|tier| run_on(tier, &scan)).collect();
     for got in &results {
         assert_close(got, &want, OF_MAGNITUDE, &what);
@@ -43,17 +43,17 @@ fn check(operands: &Operands) {
 }
 
 /// Problems of one state width, of lengths and widths around the block sizes, over all layouts; the
-/// settings take turns, so that each meets each length, width and layout.
+/// settings take turns, so that each meets each length, width and walks.
 fn check_widths_of_state(d_state: usize) {
     let mut turn = 0_u64;
     for seq_len in [1, 2, 15, 16, 17, 65, 145, 513] {
         for d_inner in [1, 8, 13, 41] {
-            for layout in LAYOUTS {
+            for walks in WALKS {
                 for combine in [Combine::Sum, Combine::None] {
                     turn += 1;
                     let batch = if seq_len <= 65 && turn.is_multiple_of(3) { 3 } else { 1 };
                     let sizes = Sizes { batch, seq_len, d_inner, d_state };
-                    let mut operands = Operands::random(sizes, layout, turn % 5 > 1, turn);
+                    let mut operands = Operands::random(sizes, walks, turn % 5 > 1, turn);
                     operands.combine = combine;
                     operands.scale = [0.5, 1.0, -3.0][(turn % 3) as usize];
                     operands.d_skip = operands.d_skip.filter(|_| !turn.is_multiple_of(4));
@@ -88,10 +88,10 @@ fn thirty_two_states_match_the_definition() {
 
 #[test]
 fn the_width_of_a_published_model_matches_the_definition() {
-    for (seq_len, layout) in [(1, LAYOUTS[2]), (17, LAYOUTS[6]), (145, LAYOUTS[3])] {
+    for (seq_len, walks) in [(1, WALKS[2]), (17, WALKS[6]), (145, WALKS[3])] {
         for delta_softplus in [true, false] {
             let sizes = Sizes { batch: 1, seq_len, d_inner: 384, d_state: 16 };
-            check(&Operands::random(sizes, layout, delta_softplus, 11));
+            check(&Operands::random(sizes, walks, delta_softplus, 11));
         }
     }
 }
@@ -99,7 +99,7 @@ fn the_width_of_a_published_model_matches_the_definition() {
 #[test]
 fn a_long_memory_matches_the_definition() {
     let sizes = Sizes { batch: 1, seq_len: 3000, d_inner: 33, d_state: 16 };
-    let mut operands = Operands::random(sizes, LAYOUTS[2], true, 4);
+    let mut operands = Operands::random(sizes, WALKS[2], true, 4);
     // Steps of about 1e-3.
     operands.delta.iter_mut().for_each(|delta| *delta = 0.1 * *delta - 7.0);
     check(&operands);
@@ -108,10 +108,10 @@ fn a_long_memory_matches_the_definition() {
 #[test]
 fn a_rising_state_matches_the_definition() {
     let sizes = Sizes { batch: 1, seq_len: 9, d_inner: 40, d_state: 16 };
-    let mut operands = Operands::random(sizes, LAYOUTS[2], true, 5);
+    let mut operands = Operands::random(sizes, WALKS[2], true, 5);
     operands.a.iter_mut().for_each(|rate| *rate *= -0.05);
     check(&operands);
-    let mut operands = Operands::random(sizes, LAYOUTS[2], false, 6);
+    let mut operands = Operands::random(sizes, WALKS[2], false, 6);
     operands.delta.iter_mut().for_each(|delta| *delta *= -0.05);
     check(&operands);
 }
@@ -119,14 +119,86 @@ fn a_rising_state_matches_the_definition() {
 #[test]
 fn each_optional_operand_may_be_absent_alone() {
     let sizes = Sizes { batch: 2, seq_len: 19, d_inner: 43, d_state: 16 };
-    for layout in LAYOUTS {
-        let all = Operands::random(sizes, layout, true, 3);
+    for walks in WALKS {
+        let all = Operands::random(sizes, walks, true, 3);
         check(&all);
         check(&Operands { d_skip: None, ..all.clone() });
         check(&Operands { z: None, ..all.clone() });
         check(&Operands { delta_bias: None, ..all.clone() });
         check(&Operands { d_skip: None, z: None, delta_bias: None, ..all });
     }
+}
+
+/// Rows of `width` values, with `dense` of them from `first` on; what must not be read is not a number.
+fn spread(values: &[f32], dense: usize, width: usize, first: usize) -> Vec<f32> {
+    let row = |values: &[f32]| {
+        let mut row = vec![f32::NAN; width];
+        row[first..first + dense].copy_from_slice(values);
+        row
+    };
+    values.chunks(dense).flat_map(row).collect()
+}
+
+#[test]
+fn operands_in_another_place_give_the_same_bits() {
+    for walks in WALKS {
+        let streams = walks.1.len();
+        for (d_inner, d_state, combine) in
+            [(13, 16, Combine::Sum), (141, 16, Combine::None), (5, 3, Combine::Sum)]
+        {
+            let sizes = Sizes { batch: 3, seq_len: 19, d_inner, d_state };
+            let operands = Operands { combine, ..Operands::random(sizes, walks, true, 8) };
+            let scan = operands.scan();
+            let [u, delta] = [scan.u, scan.delta].map(|values| by_stream(values, streams, d_inner));
+            let [b, c] = [scan.b, scan.c].map(|values| by_stream(values, streams, d_state));
+            let planar =
+                Scan { layout: Layout::Streams, u: &u, delta: &delta, b: &b, c: &c, ..scan };
+            let wide = |scan: &Scan<'_>, dense: usize| {
+                let columns = Columns { width: 3 * dense + 2, b: dense + 2, c: 1 };
+                let b = spread(scan.b, dense, columns.width, columns.b);
+                let c = spread(scan.c, dense, columns.width, columns.c);
+                (columns, b, c)
+            };
+            let (columns, b, c) = wide(&scan, streams * d_state);
+            let wide_rows = Scan { columns: Some(columns), b: &b, c: &c, ..scan };
+            let (columns, b, c) = wide(&planar, d_state);
+            let both = Scan { columns: Some(columns), b: &b, c: &c, ..planar };
+            for tier in tiers() {
+                let want = run_on(tier, &scan);
+                for (what, scan) in [("streams", planar), ("columns", wide_rows), ("both", both)] {
+                    assert_eq!(run_on(tier, &scan), want, "{tier}, {walks:?}, {sizes:?}: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_end_too_early_are_named_and_have_no_gradients() {
+    let operands = Operands::random(
+        Sizes { batch: 1, seq_len: 4, d_inner: 8, d_state: 16 },
+        WALKS[2],
+        true,
+        1,
+    );
+    let rows = vec![0.0; 2 * 4 * 40];
+    let scan = Scan { b: &rows, c: &rows, ..operands.scan() };
+    let mut out = vec![0.0; scan.output_len()];
+    let columns = |b, c, width| Some(Columns { width, b, c });
+    for (layout, columns, needed) in [
+        (Layout::Channels, columns(8, 3, 39), 40),
+        (Layout::Channels, columns(0, 9, 40), 41),
+        (Layout::Streams, columns(25, 0, 40), 41),
+    ] {
+        let scan = Scan { layout, columns, ..scan };
+        let error = selective_scan(&scan, &mut out, &Inline).unwrap_err();
+        let width = columns.unwrap().width;
+        assert_eq!(error, ScanError::Columns { needed, width });
+    }
+    let scan = Scan { layout: Layout::Streams, columns: columns(24, 0, 40), ..scan };
+    selective_scan(&scan, &mut out, &Inline).unwrap();
+    let error = crate::selective_scan_backward(&scan, &out, &Inline).unwrap_err();
+    assert_eq!(error, ScanError::Gradients);
 }
 
 /// Rows of `seq_len` tokens in the opposite order.
@@ -142,7 +214,7 @@ fn a_reverse_stream_is_flip_scan_flip() {
     let forward = Operands::random(sizes, (1, &[false]), true, 9);
     let flip = |values: &[f32]| flipped(values, sizes.seq_len, sizes.batch);
     let reverse = Operands {
-        layout: (1, &[true]),
+        walks: (1, &[true]),
         u: flip(&forward.u),
         delta: flip(&forward.delta),
         b: flip(&forward.b),
@@ -157,9 +229,9 @@ fn a_reverse_stream_is_flip_scan_flip() {
 
 #[test]
 fn every_pool_gives_the_same_bits() {
-    for (layout, combine) in [(LAYOUTS[6], Combine::Sum), (LAYOUTS[3], Combine::None)] {
+    for (walks, combine) in [(WALKS[6], Combine::Sum), (WALKS[3], Combine::None)] {
         let sizes = Sizes { batch: 3, seq_len: 37, d_inner: 141, d_state: 16 };
-        let operands = Operands { combine, ..Operands::random(sizes, layout, true, 21) };
+        let operands = Operands { combine, ..Operands::random(sizes, walks, true, 21) };
         let scan = operands.scan();
         for tier in tiers() {
             let want = run_on(tier, &scan);
@@ -175,12 +247,12 @@ fn every_pool_gives_the_same_bits() {
 
 #[test]
 fn the_tiers_of_one_instruction_family_give_the_same_bits() {
-    for layout in LAYOUTS {
+    for walks in WALKS {
         let sizes = Sizes { batch: 2, seq_len: 37, d_inner: 141, d_state: 16 };
-        let operands = Operands::random(sizes, layout, true, 8);
+        let operands = Operands::random(sizes, walks, true, 8);
         let family = [Tier::Avx2, Tier::Avx512].into_iter().filter(|tier| tier.is_available());
         let results: Vec<_> = family.map(|tier| run_on(tier, &operands.scan())).collect();
-        assert!(results.windows(2).all(|two| two[0] == two[1]), "{layout:?}");
+        assert!(results.windows(2).all(|two| two[0] == two[1]), "{walks:?}");
     }
 }
 
@@ -314,7 +386,7 @@ fn growth_beyond_the_greatest_number_is_infinite() {
 fn nothing_to_scan_gives_an_empty_output() {
     for (batch, seq_len) in [(1, 0), (0, 5)] {
         let sizes = Sizes { batch, seq_len, d_inner: 13, d_state: 16 };
-        let operands = Operands::random(sizes, LAYOUTS[2], true, 1);
+        let operands = Operands::random(sizes, WALKS[2], true, 1);
         assert_eq!(operands.scan().output_len(), 0);
         assert_eq!(selective_scan(&operands.scan(), &mut [], &Inline), Ok(()));
     }
@@ -323,7 +395,7 @@ fn nothing_to_scan_gives_an_empty_output() {
 #[test]
 fn an_operand_of_the_wrong_length_is_named() {
     let sizes = Sizes { batch: 1, seq_len: 4, d_inner: 8, d_state: 16 };
-    let operands = Operands::random(sizes, LAYOUTS[2], true, 1);
+    let operands = Operands::random(sizes, WALKS[2], true, 1);
     let scan = operands.scan();
     let cases = [
         ("u", Scan { u: &scan.u[1..], ..scan }),
@@ -351,7 +423,7 @@ fn an_operand_of_the_wrong_length_is_named() {
 #[test]
 fn impossible_sizes_are_named() {
     let sizes = Sizes { batch: 1, seq_len: 4, d_inner: 8, d_state: 16 };
-    let operands = Operands::random(sizes, LAYOUTS[2], true, 1);
+    let operands = Operands::random(sizes, WALKS[2], true, 1);
     let scan = operands.scan();
     let mut out = vec![0.0; scan.output_len()];
     let mut message = |scan| selective_scan(&scan, &mut out, &Inline).unwrap_err().to_string();
@@ -379,7 +451,7 @@ fn a_pool_that_breaks_its_promise_is_reported_and_harmless() {
         }
     }
     let sizes = Sizes { batch: 3, seq_len: 4, d_inner: 8, d_state: 16 };
-    let operands = Operands::random(sizes, LAYOUTS[2], true, 1);
+    let operands = Operands::random(sizes, WALKS[2], true, 1);
     let scan = operands.scan();
     let mut out = vec![0.0; scan.output_len()];
     let error = selective_scan(&scan, &mut out, &Careless(2)).unwrap_err();

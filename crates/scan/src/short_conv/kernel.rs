@@ -74,7 +74,11 @@ impl Walk<'_> {
         if let Some(values) = conv.bias {
             bias = load(zero, &values[channel..][..block.width]);
         }
-        let (narrow, wide) = (conv.groups * conv.d_inner, conv.reverse.len() * conv.d_inner);
+        let narrow = conv.groups * conv.d_inner;
+        let wide = conv.layout.streams_of_row(conv.reverse.len()) * conv.d_inner;
+        let result = conv.layout.first_row([conv.batch, conv.seq_len], block.batch, stream) * wide
+            + conv.layout.place_in_row(stream) * conv.d_inner
+            + block.first;
         let first_row = block.batch * conv.seq_len;
         let rows = Rows {
             x: &conv.x[first_row * narrow + block.group * conv.d_inner + block.first..],
@@ -99,10 +103,10 @@ impl Walk<'_> {
                 }
             }
             // SAFETY: `ShortConv::check` made `out` hold `streams * d_inner` values for each of
-            // `batch * seq_len` rows, and the block lies within `d_inner`. Blocks of different tasks
+            // `batch * seq_len` tokens, in either layout, and the block lies within `d_inner`. Blocks of different tasks
             // are disjoint, each task runs once, and within a task only one part is alive at a time.
             #[expect(unsafe_code, reason = "tasks write disjoint channels of one output")]
-            let out = unsafe { out.part((first_row + token) * wide + channel, block.width) };
+            let out = unsafe { out.part(result + token * wide, block.width) };
             store(&sum, out);
         }
     }

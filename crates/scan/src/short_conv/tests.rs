@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use super::*;
 use crate::pool::{Inline, Threads};
-use crate::testing::{LAYOUTS, Layout, Random, tiers};
+use crate::testing::{Random, WALKS, Walks, by_stream, tiers};
 
 /// Bound on the error of an output, as a share of the sum of the absolute values of the terms that it
 /// adds up. SiLU changes no faster than 1.1 times its argument.
@@ -16,7 +16,7 @@ type Sizes = [usize; 4];
 #[derive(Clone, Debug)]
 struct Operands {
     sizes: Sizes,
-    layout: Layout,
+    walks: Walks,
     activation: Activation,
     x: Vec<f32>,
     weight: Vec<f32>,
@@ -24,15 +24,15 @@ struct Operands {
 }
 
 impl Operands {
-    fn random(sizes: Sizes, layout: Layout, seed: u64) -> Self {
+    fn random(sizes: Sizes, walks: Walks, seed: u64) -> Self {
         let [batch, seq_len, d_inner, taps] = sizes;
-        let channels = layout.1.len() * d_inner;
+        let channels = walks.1.len() * d_inner;
         let mut random = Random::new(seed);
         Self {
             sizes,
-            layout,
+            walks,
             activation: Activation::Silu,
-            x: random.vec(batch * seq_len * layout.0 * d_inner, -3.0, 3.0),
+            x: random.vec(batch * seq_len * walks.0 * d_inner, -3.0, 3.0),
             weight: random.vec(channels * taps, -1.5, 1.5),
             bias: Some(random.vec(channels, -1.5, 1.5)),
         }
@@ -45,9 +45,10 @@ impl Operands {
             seq_len,
             d_inner,
             taps,
-            groups: self.layout.0,
-            reverse: self.layout.1,
+            groups: self.walks.0,
+            reverse: self.walks.1,
             activation: self.activation,
+            layout: Layout::Channels,
             x: &self.x,
             weight: &self.weight,
             bias: self.bias.as_deref(),
@@ -99,7 +100,7 @@ fn oracle(conv: &ShortConv<'_>) -> Vec<(f64, f64)> {
 fn check(operands: &Operands) {
     let conv = operands.conv();
     let want = oracle(&conv);
-    let what = (operands.sizes, operands.layout, operands.activation);
+    let what = (operands.sizes, operands.walks, operands.activation);
     for tier in tiers() {
         let got = run_on(tier, &conv);
         assert_eq!(got.len(), want.len(), "{what:?}");
@@ -112,16 +113,16 @@ fn check(operands: &Operands) {
 }
 
 #[test]
-fn every_size_and_layout_matches_the_definition() {
+fn every_size_and_walk_matches_the_definition() {
     let mut turn = 0;
     for taps in [1, 2, 3, 4, 5, 7, MAX_TAPS] {
         for seq_len in [1, 2, 3, 4, 5, 17, 145] {
             for d_inner in [1, 8, 13, 41] {
-                for layout in LAYOUTS {
+                for walks in WALKS {
                     turn += 1;
                     let batch = if turn % 3 == 0 { 3 } else { 1 };
                     let mut operands =
-                        Operands::random([batch, seq_len, d_inner, taps], layout, turn);
+                        Operands::random([batch, seq_len, d_inner, taps], walks, turn);
                     operands.bias = operands.bias.filter(|_| turn % 4 > 0);
                     if turn % 5 == 0 {
                         operands.activation = Activation::None;
@@ -135,8 +136,8 @@ fn every_size_and_layout_matches_the_definition() {
 
 #[test]
 fn the_width_of_a_published_model_matches_the_definition() {
-    for layout in LAYOUTS {
-        let operands = Operands::random([1, 145, 384, 4], layout, 11);
+    for walks in WALKS {
+        let operands = Operands::random([1, 145, 384, 4], walks, 11);
         check(&operands);
         check(&Operands { bias: None, ..operands.clone() });
         check(&Operands { activation: Activation::None, ..operands });
@@ -153,6 +154,7 @@ fn the_last_tap_meets_the_current_token() {
         groups: 1,
         reverse: &[false, true],
         activation: Activation::None,
+        layout: Layout::Channels,
         x: &[1.0, 2.0, 4.0],
         weight: &[10.0, 1.0, 10.0, 1.0],
         bias: Some(&[0.5, 0.0]),
@@ -164,9 +166,28 @@ fn the_last_tap_meets_the_current_token() {
 }
 
 #[test]
+fn an_output_by_streams_holds_the_same_bits() {
+    for walks in WALKS {
+        for d_inner in [5, 141] {
+            let operands = Operands::random([3, 17, d_inner, 4], walks, 5);
+            let conv = operands.conv();
+            for tier in tiers() {
+                let want = by_stream(&run_on(tier, &conv), walks.1.len(), d_inner);
+                let conv = ShortConv { layout: Layout::Streams, ..conv };
+                assert_eq!(run_on(tier, &conv), want, "{tier}, {walks:?}, {d_inner}");
+            }
+        }
+    }
+    let operands = Operands::random([1, 4, 8, 4], WALKS[2], 1);
+    let conv = ShortConv { layout: Layout::Streams, ..operands.conv() };
+    let error = crate::short_conv_backward(&conv, &[0.0; 64], &Inline).unwrap_err();
+    assert_eq!(error, ShortConvError::Gradients);
+}
+
+#[test]
 fn every_pool_gives_the_same_bits() {
-    for layout in [LAYOUTS[6], LAYOUTS[3]] {
-        let operands = Operands::random([3, 37, 141, 4], layout, 21);
+    for walks in [WALKS[6], WALKS[3]] {
+        let operands = Operands::random([3, 37, 141, 4], walks, 21);
         let conv = operands.conv();
         for tier in tiers() {
             let want = run_on(tier, &conv);
@@ -205,7 +226,7 @@ fn nan_reaches_the_tokens_whose_taps_meet_it() {
 #[test]
 fn nothing_to_convolve_gives_an_empty_output() {
     for (batch, seq_len) in [(1, 0), (0, 5)] {
-        let operands = Operands::random([batch, seq_len, 13, 4], LAYOUTS[2], 1);
+        let operands = Operands::random([batch, seq_len, 13, 4], WALKS[2], 1);
         assert_eq!(operands.conv().output_len(), 0);
         assert_eq!(short_conv(&operands.conv(), &mut [], &Inline), Ok(()));
     }
@@ -213,7 +234,7 @@ fn nothing_to_convolve_gives_an_empty_output() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let operands = Operands::random([1, 4, 8, 4], LAYOUTS[2], 1);
+    let operands = Operands::random([1, 4, 8, 4], WALKS[2], 1);
     let conv = operands.conv();
     let mut out = vec![0.0; conv.output_len()];
     let mut message = |conv| short_conv(&conv, &mut out, &Inline).unwrap_err().to_string();
@@ -250,7 +271,7 @@ fn tasks_left_undone_are_reported() {
             task(tasks);
         }
     }
-    let operands = Operands::random([3, 4, 8, 4], LAYOUTS[2], 1);
+    let operands = Operands::random([3, 4, 8, 4], WALKS[2], 1);
     let mut out = vec![0.0; operands.conv().output_len()];
     let error = short_conv(&operands.conv(), &mut out, &Lazy).unwrap_err();
     assert_eq!(error, ShortConvError::Unfinished { finished: 2, tasks: 3 });
