@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use onnx_protobuf::{Message, ModelProto, NodeProto};
 use ssamba_contract::{Card, Input, Lowering};
 use ssamba_model::{Published, Recipe};
 use ssamba_onnx::{Attention, Options, Precision, inspect};
@@ -230,12 +231,47 @@ fn an_ssamba_has_no_attention_to_choose() {
     assert_eq!(error.to_string(), "SSAMBA has no attention to lower as `plain`, only SSAST has");
 }
 
-/// No tensor is flipped anywhere: nothing is there that could.
+/// No tensor is flipped anywhere: nothing is there that could, and slices have no steps.
 #[test]
 fn nothing_is_flipped() {
-    let ops = ops(&exported(&Options::default()));
-    for op in ["ReverseSequence", "Gather", "Slice"] {
+    let exported = exported(&Options::default());
+    let ops = ops(&exported);
+    for op in ["ReverseSequence", "Gather"] {
         assert!(!ops.contains_key(op), "{op}");
+    }
+    let bytes = std::fs::read(exported.path()).unwrap();
+    let graph = ModelProto::parse_from_bytes(&bytes).unwrap().graph;
+    let slices: Vec<_> = graph.node.iter().filter(|node| node.op_type == "Slice").collect();
+    assert_eq!(slices.len(), 6, "one a pair");
+    assert!(slices.iter().all(|slice| slice.input.len() == 4));
+}
+
+/// Streams lie as the projections want them: nothing is put together, and in single precision for a GPU
+/// they lie side by side.
+#[test]
+fn streams_lie_one_after_the_other_for_a_cpu() {
+    let layouts = |exported: &Exported| {
+        let bytes = std::fs::read(exported.path()).unwrap();
+        let graph = ModelProto::parse_from_bytes(&bytes).unwrap().graph;
+        let ours = graph.node.iter().filter(|node| node.domain == "ssamba");
+        let layout = |node: &NodeProto| {
+            let mut attributes = node.attribute.iter();
+            attributes.find(|attribute| attribute.name == "layout").map(|layout| layout.s.clone())
+        };
+        ours.map(layout).collect::<Vec<_>>()
+    };
+    for precision in [Precision::F32, Precision::I8] {
+        let exported = exported(&Options { precision, ..Options::default() });
+        assert_eq!(layouts(&exported), vec![Some(b"streams".to_vec()); 12]);
+        let ops = ops(&exported);
+        assert!(!ops.contains_key("Split") && !ops.contains_key("Concat"), "{ops:?}");
+    }
+    for options in [
+        Options { gpu: true, ..Options::default() },
+        Options { precision: Precision::F16, ..Options::default() },
+    ] {
+        let layouts = layouts(&exported(&options));
+        assert!(layouts.iter().all(Option::is_none), "{layouts:?}");
     }
 }
 

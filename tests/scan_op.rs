@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use ssamba_contract::{Tensor, op::Combine};
+use ssamba_contract::{
+    Tensor,
+    op::{Combine, Layout},
+};
 use ssamba_onnx::{conv_model, norm_model, scan_model};
 use ssamba_tests::{compare::max_abs_error, hashed::hashed, python::StockSession, suite::no_card};
 
@@ -18,6 +21,9 @@ struct Problem {
     d_state: usize,
     /// Largest step before softplus: 2 is usual, 9 is hot.
     hot: f64,
+    layout: Layout,
+    /// The width of the rows of `Bm` and `Cm`, and where their first stream begins in either.
+    columns: Option<(usize, [usize; 2])>,
 }
 
 impl Problem {
@@ -25,6 +31,11 @@ impl Problem {
     fn operands(&self) -> [Tensor; 8] {
         let Self { groups, batch, seq_len, d_inner, d_state, hot, .. } = *self;
         let streams = self.reverse.len();
+        let (first, rows, in_row) = match self.layout {
+            Layout::Channels => (batch, seq_len, streams),
+            Layout::Streams => (streams, batch * seq_len, 1),
+        };
+        let states = self.columns.map_or(in_row * d_state, |(width, _)| width);
         let random = |name: &str, shape: &[usize], scale| {
             let data = hashed(name, shape.iter().product(), scale);
             Tensor::new(shape, data).unwrap()
@@ -33,11 +44,11 @@ impl Problem {
         let a =
             a.iter().enumerate().map(|(i, x)| -((i % d_state + 1) as f32) * (1.0 + x)).collect();
         [
-            random("u", &[batch, seq_len, streams * d_inner], 1.0),
-            random("delta", &[batch, seq_len, streams * d_inner], hot),
+            random("u", &[first, rows, in_row * d_inner], 1.0),
+            random("delta", &[first, rows, in_row * d_inner], hot),
             Tensor::new([streams * d_inner, d_state], a).unwrap(),
-            random("B", &[batch, seq_len, streams * d_state], 1.0),
-            random("C", &[batch, seq_len, streams * d_state], 1.0),
+            random("B", &[first, rows, states], 1.0),
+            random("C", &[first, rows, states], 1.0),
             random("D", &[streams * d_inner], 1.0),
             random("z", &[batch, seq_len, groups * d_inner], 3.0),
             random("delta_bias", &[streams * d_inner], 0.5),
@@ -51,6 +62,8 @@ impl Problem {
         let directions = streams / groups;
         let at = |operand: usize, index: usize| f64::from(operands[operand].data()[index]);
         let blocks = if self.combine == Combine::Sum { groups } else { streams };
+        let in_row = if self.layout == Layout::Streams { 1 } else { streams };
+        let (width, columns) = self.columns.unwrap_or((in_row * d_state, [0, 0]));
         let mut y = vec![0.0; batch * seq_len * blocks * d_inner];
         for b in 0..batch {
             for (stream, &reverse) in self.reverse.iter().enumerate() {
@@ -59,15 +72,21 @@ impl Problem {
                     let mut h = vec![0.0; d_state];
                     for step in 0..seq_len {
                         let row = b * seq_len + if reverse { seq_len - 1 - step } else { step };
-                        let u = at(0, row * streams * d_inner + wide);
-                        let delta = at(1, row * streams * d_inner + wide) + at(7, wide);
+                        // The row that holds the stream, and which of its streams that is.
+                        let (held, place) = match self.layout {
+                            Layout::Channels => (row, stream),
+                            Layout::Streams => (stream * batch * seq_len + row, 0),
+                        };
+                        let place_of_u = (held * in_row + place) * d_inner + channel;
+                        let u = at(0, place_of_u);
+                        let delta = at(1, place_of_u) + at(7, wide);
                         let dt = delta.max(0.0) + (-delta.abs()).exp().ln_1p();
                         let mut sum = at(5, wide) * u;
                         for (n, h) in h.iter_mut().enumerate() {
-                            let narrow = row * streams * d_state + stream * d_state + n;
+                            let narrow = held * width + place * d_state + n;
                             *h = (dt * at(2, wide * d_state + n)).exp() * *h
-                                + dt * at(3, narrow) * u;
-                            sum += at(4, narrow) * *h;
+                                + dt * at(3, narrow + columns[0]) * u;
+                            sum += at(4, narrow + columns[1]) * *h;
                         }
                         let mixer = stream / directions;
                         let z = at(6, (row * groups + mixer) * d_inner + channel);
@@ -104,6 +123,8 @@ fn kernel(problem: &Problem, operands: &[Tensor; 8], scale: f32) -> Vec<f32> {
             Combine::None => ssamba_scan::Combine::None,
         },
         scale,
+        layout: in_kernel(problem.layout),
+        columns: problem.columns.map(|(width, [b, c])| ssamba_scan::Columns { width, b, c }),
         u,
         delta,
         a,
@@ -116,6 +137,13 @@ fn kernel(problem: &Problem, operands: &[Tensor; 8], scale: f32) -> Vec<f32> {
     let mut out = vec![0.0; scan.output_len()];
     ssamba_scan::selective_scan(&scan, &mut out, &ssamba_scan::Inline).unwrap();
     out
+}
+
+fn in_kernel(layout: Layout) -> ssamba_scan::Layout {
+    match layout {
+        Layout::Channels => ssamba_scan::Layout::Channels,
+        Layout::Streams => ssamba_scan::Layout::Streams,
+    }
 }
 
 const FORWARD: &[bool] = &[false];
@@ -139,6 +167,8 @@ fn kernel_and_function_body_compute_the_definition() {
             d_inner,
             d_state: 16,
             hot: 2.0,
+            layout: Layout::Channels,
+            columns: None,
         })
     });
     let usual = Problem {
@@ -150,6 +180,8 @@ fn kernel_and_function_body_compute_the_definition() {
         d_inner: 8,
         d_state: 16,
         hot: 2.0,
+        layout: Layout::Channels,
+        columns: None,
     };
     let special = [
         Problem { d_inner: 1, ..usual },
@@ -167,11 +199,19 @@ fn kernel_and_function_body_compute_the_definition() {
         Problem { d_state: 5, ..usual },
         Problem { d_state: 32, ..usual },
     ];
-    for problem in by_length.chain(special) {
-        let Problem { groups, reverse, combine, d_inner, d_state, .. } = problem;
+    let problems: Vec<Problem> = by_length.chain(special).collect();
+    let by_stream = problems.iter().enumerate().map(|(index, &problem)| {
+        let columns = Some((3 * problem.d_state + 4, [4, problem.d_state + 4]));
+        let columns = columns.filter(|_| index % 2 == 0);
+        Problem { layout: Layout::Streams, columns, ..problem }
+    });
+    let wide = Problem { columns: Some((71, [39, 2])), ..usual };
+    for problem in problems.iter().copied().chain(by_stream).chain([wide]) {
+        let Problem { groups, reverse, combine, d_inner, d_state, layout, columns, .. } = problem;
         let scale = 0.5;
         let model = folder.path().join("scan.onnx");
-        let bytes = scan_model(groups, reverse, combine, scale, d_inner, d_state).unwrap();
+        let bytes =
+            scan_model(groups, reverse, combine, scale, d_inner, d_state, layout, columns).unwrap();
         std::fs::write(&model, bytes).unwrap();
         let operands = problem.operands();
         let want = problem.definition(&operands, f64::from(scale));
@@ -195,6 +235,7 @@ struct ConvProblem {
     seq_len: usize,
     d_inner: usize,
     taps: usize,
+    layout: Layout,
 }
 
 const CLIPS: usize = 2;
@@ -216,10 +257,17 @@ impl ConvProblem {
 
     /// The definition, in `f64`, one value at a time.
     fn definition(&self, [x, weight, bias]: &[Tensor; 3]) -> Vec<f32> {
-        let Self { groups, reverse, seq_len, d_inner, taps } = *self;
+        let Self { groups, reverse, seq_len, d_inner, taps, layout } = *self;
         let channels = reverse.len() * d_inner;
         let value = |index: usize| {
-            let (row, channel) = (index / channels, index % channels);
+            let (row, channel) = match layout {
+                Layout::Channels => (index / channels, index % channels),
+                Layout::Streams => {
+                    let (row, d) = (index / d_inner, index % d_inner);
+                    let rows = CLIPS * seq_len;
+                    (row % rows, row / rows * d_inner + d)
+                }
+            };
             let (clip, token) = (row / seq_len, row % seq_len);
             let stream = channel / d_inner;
             let block = stream / (reverse.len() / groups);
@@ -250,6 +298,7 @@ impl ConvProblem {
             groups: self.groups,
             reverse: self.reverse,
             activation: ssamba_scan::Activation::Silu,
+            layout: in_kernel(self.layout),
             x,
             weight,
             bias: Some(bias),
@@ -263,17 +312,21 @@ impl ConvProblem {
 #[test]
 fn kernel_and_function_body_of_the_convolution_compute_the_definition() {
     let folder = tempfile::tempdir().unwrap();
-    let usual = ConvProblem { groups: 1, reverse: BOTH, seq_len: 17, d_inner: 13, taps: 4 };
+    let layout = Layout::Channels;
+    let usual = ConvProblem { groups: 1, reverse: BOTH, seq_len: 17, d_inner: 13, taps: 4, layout };
     let by_length = [1, 2, 3, 4, 5, 145].map(|seq_len| ConvProblem { seq_len, ..usual });
     let by_taps = [1, 3, 7, 16].map(|taps| ConvProblem { taps, ..usual });
     let by_layout = [(1, FORWARD), (1, REVERSE), (1, SWAPPED), (2, BOTH), (2, PAIR), (2, CROSSED)]
         .map(|(groups, reverse)| ConvProblem { groups, reverse, ..usual });
     let published = ConvProblem { groups: 2, reverse: PAIR, d_inner: 384, ..usual };
     let problems = by_length.into_iter().chain(by_taps).chain(by_layout).chain([published]);
+    let problems =
+        problems.flat_map(|problem| [problem, ConvProblem { layout: Layout::Streams, ..problem }]);
     for problem in problems {
-        let ConvProblem { groups, reverse, d_inner, taps, .. } = problem;
+        let ConvProblem { groups, reverse, d_inner, taps, layout, .. } = problem;
         let model = folder.path().join("conv.onnx");
-        std::fs::write(&model, conv_model(groups, reverse, d_inner, taps).unwrap()).unwrap();
+        std::fs::write(&model, conv_model(groups, reverse, d_inner, taps, layout).unwrap())
+            .unwrap();
         let operands = problem.operands();
         let want = problem.definition(&operands);
         let size = want.iter().fold(1.0_f32, |max, u| max.max(u.abs()));

@@ -85,19 +85,23 @@ fn measure(name: &str, rounds: usize, checkpoint: &Checkpoint, recipe: Recipe) {
     }
 }
 
-/// Replaces every scan by the sum of its first mixers' streams, with B and C reduced to one value a
-/// token: all projections still have to be computed.
+/// Replaces every scan by the sum of half of its streams, with B and C reduced to one value a token: all
+/// projections still have to be computed. For one clip, with streams one after the other.
 fn cut_out_scans(from: &Path, to: &Path) {
     let mut model = ModelProto::parse_from_bytes(&std::fs::read(from).unwrap()).unwrap();
     model.functions.retain(|function| function.name != op::SELECTIVE_SCAN);
     let graph = model.graph.as_mut().unwrap();
-    let mut nodes = Vec::new();
+    let (mut nodes, mut width) = (Vec::new(), 0);
     for node in std::mem::take(&mut graph.node) {
         if node.domain != op::DOMAIN || node.op_type != op::SELECTIVE_SCAN {
             nodes.push(node);
             continue;
         }
-        let [u, delta, _, b, c, _, z, _] = node.input.as_slice() else { panic!("eight operands") };
+        let [u, delta, _, b, c, d_skip, z, _] = node.input.as_slice() else {
+            panic!("eight operands")
+        };
+        let channels = graph.initializer.iter().find(|tensor| tensor.name == *d_skip).unwrap();
+        width = channels.dims[0] / 2;
         let mut plain = |op_type: &str, inputs: &[&str], outputs: &[String], attribute| {
             nodes.push(NodeProto {
                 name: format!("{op_type}/{}", outputs[0]),
@@ -112,7 +116,11 @@ fn cut_out_scans(from: &Path, to: &Path) {
         let part = |operand: &str| format!("{}/{operand}", node.name);
         let mut half = |operand: &str, value: &str| {
             let outputs = [part(operand), part(&format!("{operand}_rest"))];
-            plain("Split", &[value], &outputs, vec![int("axis", 2), int("num_outputs", 2)])
+            let half =
+                plain("Split", &[value], &outputs, vec![int("axis", 0), int("num_outputs", 2)]);
+            // Whatever lies where: as many values in the shape of `z`.
+            let shaped = part(&format!("{operand}_shaped"));
+            plain("Reshape", &[&half, "floor/shape"], &[shaped], Vec::new())
         };
         let (u, delta) = (half("u", u), half("delta", delta));
         let mut total = |operand: &str, value: &str| {
@@ -122,13 +130,15 @@ fn cut_out_scans(from: &Path, to: &Path) {
         plain("Sum", &[&u, &delta, z, &b, &c], &node.output, Vec::new());
     }
     graph.node = nodes;
-    graph.initializer.push(onnx_protobuf::TensorProto {
-        name: "floor/axes".into(),
-        dims: vec![1],
-        data_type: onnx_protobuf::tensor_proto::DataType::INT64 as i32,
-        raw_data: 2_i64.to_le_bytes().into(),
-        ..Default::default()
-    });
+    for (name, values) in [("floor/axes", vec![0, 2]), ("floor/shape", vec![1, -1, width])] {
+        graph.initializer.push(onnx_protobuf::TensorProto {
+            name: name.into(),
+            dims: vec![values.len() as i64],
+            data_type: onnx_protobuf::tensor_proto::DataType::INT64 as i32,
+            raw_data: values.into_iter().flat_map(i64::to_le_bytes).collect(),
+            ..Default::default()
+        });
+    }
     std::fs::write(to, model.write_to_bytes().unwrap()).unwrap();
 }
 

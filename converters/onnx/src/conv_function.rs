@@ -7,13 +7,13 @@ use anyhow::Result;
 use onnx_protobuf::{FunctionProto, GraphProto, OperatorSetIdProto};
 use protobuf::Message;
 use ssamba_contract::op::{
-    DOMAIN, attribute,
+    DOMAIN, Layout, attribute,
     short_conv::{OPERANDS, SHORT_CONV},
 };
 
 use crate::{
     Precision,
-    function::{OPSET, check_streams, model_proto},
+    function::{OPSET, check_streams, layout_attribute, model_proto},
     graph::{Attribute, Axis, Constants, GraphBuilder, Value, float_value},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct ConvConfiguration {
     pub(crate) reverse: Vec<bool>,
     pub(crate) d_inner: usize,
     pub(crate) d_conv: usize,
+    /// How the streams of `u` lie.
+    pub(crate) layout: Layout,
     /// Of `x` and `u`; parameters and the body's arithmetic are `f32`.
     pub(crate) precision: Precision,
 }
@@ -33,11 +35,14 @@ impl ConvConfiguration {
     /// Attributes of the node, each spelled out.
     pub(crate) fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let reverse = self.reverse.iter().map(|&reverse| i64::from(reverse)).collect();
-        vec![
+        [
             (attribute::GROUPS, Attribute::Int(self.groups as i64)),
             (attribute::REVERSE, Attribute::Ints(reverse)),
             (attribute::ACTIVATION, Attribute::Text("silu")),
         ]
+        .into_iter()
+        .chain(layout_attribute(self.layout))
+        .collect()
     }
 
     /// The model-local function.
@@ -91,9 +96,17 @@ impl ConvConfiguration {
             let x = &x[stream / (streams / self.groups)];
             convolved.push(g.node("Conv", &[x, &taps, &bias[stream]], &attributes));
         }
-        let u = g.concat(&convolved, 1);
+        // Beside each other in the channels, or clips of one stream after those of another.
+        let axis = match self.layout {
+            Layout::Channels => 1,
+            Layout::Streams => 0,
+        };
+        let u = g.concat(&convolved, axis);
         let u = g.silu(&u);
-        let u = g.transpose(&u, &[0, 2, 1]);
+        let mut u = g.transpose(&u, &[0, 2, 1]);
+        if self.layout == Layout::Streams {
+            u = g.reshape(&u, &[streams as i64, -1, self.d_inner as i64]);
+        }
         match self.precision {
             Precision::F32 => u,
             half => g.cast(&u, half),
@@ -111,6 +124,7 @@ pub fn conv_model(
     reverse: &[bool],
     d_inner: usize,
     d_conv: usize,
+    layout: Layout,
 ) -> Result<Vec<u8>> {
     check_streams(groups, reverse)?;
     let conv = ConvConfiguration {
@@ -118,6 +132,7 @@ pub fn conv_model(
         reverse: reverse.to_vec(),
         d_inner,
         d_conv,
+        layout,
         precision: Precision::F32,
     };
     let channels = reverse.len() * d_inner;
@@ -127,6 +142,12 @@ pub fn conv_model(
         vec![Axis::Fixed(channels), Axis::Fixed(d_conv)],
         vec![Axis::Fixed(channels)],
     ];
+    let output = match layout {
+        Layout::Channels => sequence(channels),
+        Layout::Streams => {
+            vec![Axis::Fixed(reverse.len()), Axis::Named("rows"), Axis::Fixed(d_inner)]
+        }
+    };
     let mut g = GraphBuilder::new(Constants::Initializers);
     let operands = OPERANDS.map(Value::named);
     let operands: Vec<&Value> = operands.iter().collect();
@@ -136,7 +157,7 @@ pub fn conv_model(
     let graph = GraphProto {
         name: "conv".into(),
         input: OPERANDS.iter().zip(&axes).map(|(name, axes)| float_value(name, axes)).collect(),
-        output: vec![float_value("u", &sequence(channels))],
+        output: vec![float_value("u", &output)],
         ..g.into_graph()
     };
     Ok(model_proto(graph, vec![conv.function()]).write_to_bytes()?)

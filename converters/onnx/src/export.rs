@@ -8,7 +8,7 @@ use protobuf::Message;
 use ssamba_contract::{
     Card, Input, Lowering, Scores,
     io::{BATCH, EMBEDDING, FBANK, FEATURES, LOGITS, SAMPLES, SCORES, WAVEFORM},
-    op::Combine,
+    op::{Combine, Layout},
 };
 use ssamba_model::{Config, Head, Model, head::SECONDS};
 
@@ -100,17 +100,27 @@ fn ssamba(
     let fuse = options.pair_fusion && recipe.pairwise;
     let groups = if fuse { 2 } else { 1 };
     let reverse = [false, true].repeat(groups);
+    let gpu = for_gpu(options);
+    let layout = match options.lowering {
+        Lowering::Function if !gpu => Layout::Streams,
+        _ => Layout::Channels,
+    };
     let conv = ConvConfiguration {
         groups,
         reverse: reverse.clone(),
         d_inner: config.d_inner,
         d_conv: config.d_conv,
+        layout,
         precision: values(options),
     };
-    // In single precision `dt` is cut out of the product with the x-projection, for a smaller product
-    // of its own, and so are the others.
-    let columns = (for_gpu(options) && options.precision == Precision::F16).then(|| {
-        let [ranks, states] = [config.dt_rank, config.d_state].map(|width| reverse.len() * width);
+    // In single precision a file for a GPU cuts `dt` out of the product with the x-projection, for a
+    // smaller product of its own, and so the others.
+    let streams_of_row = match layout {
+        Layout::Streams => Some(1),
+        Layout::Channels => (gpu && options.precision == Precision::F16).then_some(reverse.len()),
+    };
+    let columns = streams_of_row.map(|streams| {
+        let [ranks, states] = [config.dt_rank, config.d_state].map(|width| streams * width);
         [ranks, ranks + states]
     });
     let scan = ScanConfiguration {
@@ -126,13 +136,13 @@ fn ssamba(
         scale: 1.0,
         d_inner: config.d_inner,
         d_state: config.d_state,
+        layout,
         columns,
         precision: values(options),
     };
 
     let precision = values(options);
     let lowering = options.lowering;
-    let gpu = for_gpu(options);
     let encoder = Encoder { model, conv: &conv, scan: &scan, precision, lowering, gpu };
     let input = (recipe.front_end.n_frames, recipe.front_end.n_mels);
     let placed = patch_embed(g, model.patch_embed(), precision, gpu, input, fbank)?;

@@ -3,14 +3,15 @@
 //!
 //! ONNX functions cannot branch on attributes: a body is made for one configuration, and every node
 //! of a model has the same one. Streams that walk the same way share one state, [batch, streams,
-//! d_state, d_inner]: the broadcasts run along `d_inner` contiguous values, and one `Scan` holds
-//! both directions, each stored at its own token. No tensor spans tokens, channels *and* states.
+//! d_state, d_inner] or [streams, batch, d_state, d_inner] as the operands lie: the broadcasts run along
+//! `d_inner` contiguous values, and one `Scan` holds both directions, each stored at its own token. No
+//! tensor spans tokens, channels *and* states.
 
 use anyhow::{Result, ensure};
 use onnx_protobuf::{FunctionProto, GraphProto, ModelProto, OperatorSetIdProto};
 use protobuf::{Message, MessageField};
 use ssamba_contract::op::{
-    Combine, DOMAIN, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
+    Combine, DOMAIN, Layout, OPERANDS, PARAMETERS, SELECTIVE_SCAN, VERSION, attribute, contrib,
 };
 
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) struct ScanConfiguration {
     pub(crate) scale: f32,
     pub(crate) d_inner: usize,
     pub(crate) d_state: usize,
+    /// How the streams of `u`, `delta`, `Bm` and `Cm` lie.
+    pub(crate) layout: Layout,
     /// Where `Bm` and `Cm` begin in rows that hold more.
     pub(crate) columns: Option<[usize; 2]>,
     /// Of the sequences; parameters and the body's arithmetic are `f32`.
@@ -53,6 +56,7 @@ impl ScanConfiguration {
             (attribute::GATE, Attribute::Text("silu")),
         ]
         .into_iter()
+        .chain(layout_attribute(self.layout))
         .chain(columns.map(|columns| (attribute::COLUMNS, Attribute::Ints(columns))))
         .collect()
     }
@@ -82,7 +86,10 @@ impl ScanConfiguration {
     fn body(&self, g: &mut GraphBuilder) -> Value {
         let mut operands = OPERANDS.map(Value::named);
         if let Some(columns) = self.columns {
-            let count = self.reverse.len() * self.d_state;
+            let count = match self.layout {
+                Layout::Channels => self.reverse.len() * self.d_state,
+                Layout::Streams => self.d_state,
+            };
             for (operand, first) in operands[3..5].iter_mut().zip(columns) {
                 *operand = g.slice(operand, 2, first, first + count);
             }
@@ -97,15 +104,31 @@ impl ScanConfiguration {
         });
         let (streams, d_inner, d_state) =
             (self.reverse.len() as i64, self.d_inner as i64, self.d_state as i64);
+        let [delta_bias, d_skip] = [delta_bias, d_skip].map(|vector| match self.layout {
+            Layout::Channels => vector,
+            Layout::Streams => g.reshape(&vector, &[streams, 1, d_inner]),
+        });
         let biased = g.add(&delta, &delta_bias);
         let dt = g.node("Softplus", &[&biased], &[]);
         let du = g.mul(&dt, &u);
-        let per_stream = [
-            g.reshape(&dt, &[0, 0, streams, d_inner]),
-            g.reshape(&du, &[0, 0, streams, d_inner]),
-            g.reshape(&b, &[0, 0, streams, d_state]),
-            g.reshape(&c, &[0, 0, streams, d_state]),
-        ];
+        let per_stream = match self.layout {
+            Layout::Channels => [
+                g.reshape(&dt, &[0, 0, streams, d_inner]),
+                g.reshape(&du, &[0, 0, streams, d_inner]),
+                g.reshape(&b, &[0, 0, streams, d_state]),
+                g.reshape(&c, &[0, 0, streams, d_state]),
+            ],
+            Layout::Streams => {
+                let tokens = axes_of(g, &z, 2);
+                let first = g.integers(&[streams]);
+                let [wide, narrow] = [d_inner, d_state].map(|width| {
+                    let width = g.integers(&[width]);
+                    g.concat(&[first.clone(), tokens.clone(), width], 0)
+                });
+                [(&dt, &wide), (&du, &wide), (&b, &narrow), (&c, &narrow)]
+                    .map(|(value, shape)| g.node("Reshape", &[value, shape], &[]))
+            }
+        };
         let a = g.reshape(&a, &[streams, d_inner, d_state]);
 
         let mut walks = Vec::new();
@@ -116,23 +139,29 @@ impl ScanConfiguration {
                 walks.push(self.walk(g, reverse, members, &per_stream, &a));
             }
         }
-        let ys = scan(g, &walks);
+        let ys = scan(g, &walks, self.token_axis());
 
         // Back to the order of the streams.
         let order: Vec<i64> = walks.iter().flat_map(|walk| walk.members.iter().copied()).collect();
         let back: Vec<i64> = (0..streams).filter_map(|stream| position(&order, stream)).collect();
-        let mut y = g.concat(&ys, 2);
+        let axis = self.stream_axis();
+        let mut y = g.concat(&ys, axis);
         if back.iter().enumerate().any(|(index, &from)| index as i64 != from) {
             let back = g.integers(&back);
-            y = g.node("Gather", &[&y, &back], &[("axis", Attribute::Int(2))]);
+            y = g.node("Gather", &[&y, &back], &[("axis", Attribute::Int(axis))]);
         }
-        let y = g.reshape(&y, &[0, 0, streams * d_inner]);
+        let y = match self.layout {
+            Layout::Channels => g.reshape(&y, &[0, 0, streams * d_inner]),
+            Layout::Streams => g.reshape(&y, &[streams, -1, d_inner]),
+        };
         let skip = g.mul(&u, &d_skip);
         let mut y = g.add(&y, &skip);
 
         let groups = self.groups as i64;
         let directions = streams / groups;
-        if directions > 1 && self.combine == Combine::Sum {
+        if self.layout == Layout::Streams {
+            y = self.side_by_side(g, &y, &z);
+        } else if directions > 1 && self.combine == Combine::Sum {
             let split = g.reshape(&y, &[0, 0, groups, directions, d_inner]);
             let axes = g.integers(&[3]);
             y = g.node("ReduceSum", &[&split, &axes], &[("keepdims", Attribute::Int(0))]);
@@ -157,6 +186,43 @@ impl ScanConfiguration {
         }
     }
 
+    /// The axis of streams, where they have one.
+    fn stream_axis(&self) -> i64 {
+        match self.layout {
+            Layout::Channels => 2,
+            Layout::Streams => 0,
+        }
+    }
+
+    /// The axis of tokens of what the loop walks.
+    fn token_axis(&self) -> i64 {
+        match self.layout {
+            Layout::Channels => 1,
+            Layout::Streams => 2,
+        }
+    }
+
+    /// `[streams, batch * tokens, d_inner]` with the streams combined to `[batch, tokens, blocks * d_inner]`.
+    fn side_by_side(&self, g: &mut GraphBuilder, y: &Value, z: &Value) -> Value {
+        let (streams, groups, d_inner) =
+            (self.reverse.len() as i64, self.groups as i64, self.d_inner as i64);
+        let mut y = y.clone();
+        let mut blocks = streams;
+        if streams > groups && self.combine == Combine::Sum {
+            let split = g.reshape(&y, &[groups, streams / groups, -1, d_inner]);
+            let axes = g.integers(&[1]);
+            y = g.node("ReduceSum", &[&split, &axes], &[("keepdims", Attribute::Int(0))]);
+            blocks = groups;
+        }
+        if blocks > 1 {
+            y = g.transpose(&y, &[1, 0, 2]);
+        }
+        let tokens = axes_of(g, z, 2);
+        let width = g.integers(&[blocks * d_inner]);
+        let shape = g.concat(&[tokens, width], 0);
+        g.node("Reshape", &[&y, &shape], &[])
+    }
+
     /// The streams `members` of every operand, shaped for the loop.
     fn walk(
         &self,
@@ -174,34 +240,38 @@ impl ScanConfiguration {
             true => value.clone(),
             false => g.node("Gather", &[value, &indices], &[("axis", Attribute::Int(axis))]),
         };
-        let shapes: [[i64; 5]; 4] = [
-            [0, 0, count, 1, d_inner],
-            [0, 0, count, 1, d_inner],
-            [0, 0, count, d_state, 1],
-            [0, 0, count, 1, d_state],
-        ];
+        let shapes: [[i64; 2]; 4] = [[1, d_inner], [1, d_inner], [d_state, 1], [1, d_state]];
         let sequences = per_stream
             .iter()
             .zip(shapes)
             .map(|(value, shape)| {
-                let picked = pick(g, value, 2);
-                g.reshape(&picked, &shape)
+                let picked = pick(g, value, self.stream_axis());
+                g.reshape(&picked, &[0, 0, 0, shape[0], shape[1]])
             })
             .collect();
         let a = pick(g, a, 0);
-        let a = g.transpose(&a, &[0, 2, 1]);
+        let mut a = g.transpose(&a, &[0, 2, 1]);
 
-        let delta = Value::named(OPERANDS[1]);
-        let h = g.zeros(&delta, &[count, d_state, d_inner]);
+        let h = match self.layout {
+            Layout::Channels => {
+                g.zeros(&Value::named(OPERANDS[1]), &[], &[count, d_state, d_inner])
+            }
+            Layout::Streams => {
+                a = g.reshape(&a, &[count, 1, d_state, d_inner]);
+                g.zeros(&Value::named(OPERANDS[6]), &[count], &[d_state, d_inner])
+            }
+        };
         Walk { reverse, members, h, a, sequences }
     }
 }
 
 /// A model of one node with all eight operands as inputs and the output `y`: the operator by itself,
-/// for tests and for measuring a runtime.
+/// for tests and for measuring a runtime. `columns` are the width of the rows of `Bm` and `Cm`, and where
+/// in them those of a row's first stream begin.
 ///
 /// # Errors
 /// When `reverse` does not hold one or two streams for each of `groups` mixers.
+#[expect(clippy::too_many_arguments, reason = "the attributes of a node, and its sizes")]
 pub fn scan_model(
     groups: usize,
     reverse: &[bool],
@@ -209,6 +279,8 @@ pub fn scan_model(
     scale: f32,
     d_inner: usize,
     d_state: usize,
+    layout: Layout,
+    columns: Option<(usize, [usize; 2])>,
 ) -> Result<Vec<u8>> {
     check_streams(groups, reverse)?;
     let scan = ScanConfiguration {
@@ -218,18 +290,28 @@ pub fn scan_model(
         scale,
         d_inner,
         d_state,
-        columns: None,
+        layout,
+        columns: columns.map(|(_, columns)| columns),
         precision: Precision::F32,
     };
     let (free, streams) = (|name| Axis::Named(name), reverse.len());
     let blocks = if combine == Combine::Sum { groups } else { streams };
     let sequence = |width| vec![free("batch"), free("tokens"), Axis::Fixed(width)];
+    let of_streams = |width: usize| match layout {
+        Layout::Channels => sequence(streams * width),
+        Layout::Streams => vec![Axis::Fixed(streams), free("rows"), Axis::Fixed(width)],
+    };
+    let states = || match columns {
+        Some((width, _)) if layout == Layout::Channels => sequence(width),
+        Some((width, _)) => of_streams(width),
+        None => of_streams(d_state),
+    };
     let axes = [
-        sequence(streams * d_inner),
-        sequence(streams * d_inner),
+        of_streams(d_inner),
+        of_streams(d_inner),
         vec![Axis::Fixed(streams * d_inner), Axis::Fixed(d_state)],
-        sequence(streams * d_state),
-        sequence(streams * d_state),
+        states(),
+        states(),
         vec![Axis::Fixed(streams * d_inner)],
         sequence(groups * d_inner),
         vec![Axis::Fixed(streams * d_inner)],
@@ -287,11 +369,11 @@ pub(crate) fn model_proto(graph: GraphProto, functions: Vec<FunctionProto>) -> M
 struct Walk {
     reverse: bool,
     members: Vec<i64>,
-    /// Zero state, `[batch, streams, d_state, d_inner]`.
+    /// Zero state, `[batch, streams, d_state, d_inner]` or `[streams, batch, ..]`.
     h: Value,
-    /// `[streams, d_state, d_inner]`
+    /// `[streams, d_state, d_inner]` or `[streams, 1, ..]`
     a: Value,
-    /// dt, dt * u, B, C: `[batch, tokens, streams, ..]`.
+    /// dt, dt * u, B, C: `[batch, tokens, streams, ..]` or `[streams, batch, tokens, ..]`.
     sequences: Vec<Value>,
 }
 
@@ -299,8 +381,20 @@ fn position(order: &[i64], stream: i64) -> Option<i64> {
     order.iter().position(|&member| member == stream).map(|index| index as i64)
 }
 
-/// One `Scan` over the tokens for all walks; yields `[batch, tokens, streams, 1, d_inner]` for each.
-fn scan(g: &mut GraphBuilder, walks: &[Walk]) -> Vec<Value> {
+/// Sizes of the first axes of a value.
+fn axes_of(g: &mut GraphBuilder, x: &Value, count: i64) -> Value {
+    g.node("Shape", &[x], &[("start", Attribute::Int(0)), ("end", Attribute::Int(count))])
+}
+
+/// The attribute of either operator; absent where it says what absence says, as in files from before it
+/// was defined.
+pub(crate) fn layout_attribute(layout: Layout) -> Option<(&'static str, Attribute)> {
+    (layout != Layout::default()).then(|| (attribute::LAYOUT, Attribute::Text(layout.as_str())))
+}
+
+/// One `Scan` over the tokens, which are in that axis, for all walks; yields for each what the sequences
+/// are, with `[.., 1, d_inner]`.
+fn scan(g: &mut GraphBuilder, walks: &[Walk], token_axis: i64) -> Vec<Value> {
     let mut body = GraphBuilder::new(Constants::Initializers);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     let info = |value: &Value, rank: usize| float_value(value.name(), &vec![Axis::Unknown; rank]);
@@ -337,9 +431,9 @@ fn scan(g: &mut GraphBuilder, walks: &[Walk]) -> Vec<Value> {
     let attributes = [
         ("body", Attribute::Graph(graph)),
         ("num_scan_inputs", Attribute::Int((walks.len() * per_walk) as i64)),
-        ("scan_input_axes", Attribute::Ints(vec![1; walks.len() * per_walk])),
+        ("scan_input_axes", Attribute::Ints(vec![token_axis; walks.len() * per_walk])),
         ("scan_input_directions", directions(per_walk)),
-        ("scan_output_axes", Attribute::Ints(vec![1; walks.len()])),
+        ("scan_output_axes", Attribute::Ints(vec![token_axis; walks.len()])),
         ("scan_output_directions", directions(1)),
     ];
     let mut results = g.node_in("", "Scan", &operands, &attributes, 2 * walks.len());

@@ -374,12 +374,16 @@ impl GraphBuilder {
         self.node("Reshape", &[x, &shape], &[])
     }
 
-    /// Zeros, `[batch, ..shape]` for the batch of `x`.
-    pub(crate) fn zeros(&mut self, x: &Value, shape: &[i64]) -> Value {
+    /// Zeros, `[..before, batch, ..after]` for the batch of `x`.
+    pub(crate) fn zeros(&mut self, x: &Value, before: &[i64], after: &[i64]) -> Value {
         let ends = [("start", Attribute::Int(0)), ("end", Attribute::Int(1))];
         let batch = self.node("Shape", &[x], &ends);
-        let rest = self.integers(shape);
-        let shape = self.concat(&[batch, rest], 0);
+        let after = self.integers(after);
+        let mut parts = vec![batch, after];
+        if !before.is_empty() {
+            parts.insert(0, self.integers(before));
+        }
+        let shape = self.concat(&parts, 0);
         let zero = TensorProto {
             dims: vec![1],
             data_type: DataType::FLOAT as i32,

@@ -200,7 +200,7 @@ fn layer_of(path: &str) -> Option<(String, Form)> {
     if layer == VECTORS {
         return Some((layer.into(), form));
     }
-    let scopes = stem.split('/').filter(|scope| !scope.is_empty() && !scope.starts_with("stream"));
+    let scopes = stem.split('/').filter(|scope| !scope.is_empty());
     let name = scopes.chain([layer]).collect::<Vec<_>>().join("/");
     Some((name, form))
 }
@@ -301,14 +301,29 @@ impl GraphBuilder {
                 weight
             }
             Form::Weight => {
+                // Of a stack each matrix has scales of its own.
+                let (count, rows, rest) = match *shape {
+                    [count, rows, columns] => (Some(count), rows, vec![columns]),
+                    _ => (None, rows, rest.to_vec()),
+                };
+                let columns = rest.iter().product();
                 // The fewer scales.
                 let (lines, shape_of_scales) = match rows <= columns {
                     true => (Lines::Rows, [&[rows], &*vec![1; rest.len()]].concat()),
-                    false => (Lines::Columns, rest.to_vec()),
+                    false if count.is_some() => (Lines::Columns, [&[1], &*rest].concat()),
+                    false => (Lines::Columns, rest),
                 };
-                let matrix = Quantized::new(data, columns, lines, WEIGHT_LIMIT);
-                let bytes = self.bytes(leaf, shape, &matrix.bytes);
-                let scales = self.single(&part("scale"), &shape_of_scales, &matrix.scales);
+                let matrices = data.chunks_exact(rows * columns);
+                let matrices =
+                    matrices.map(|data| Quantized::new(data, columns, lines, WEIGHT_LIMIT));
+                let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+                for matrix in matrices {
+                    bytes.extend(matrix.bytes);
+                    scales.extend(matrix.scales);
+                }
+                let bytes = self.bytes(leaf, shape, &bytes);
+                let shape_of_scales = count.into_iter().chain(shape_of_scales).collect::<Vec<_>>();
+                let scales = self.single(&part("scale"), &shape_of_scales, &scales);
                 self.scope(leaf, |g| {
                     let values = g.cast(&bytes, Precision::F32);
                     g.mul(&values, &scales)
@@ -373,6 +388,7 @@ impl GraphBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Constants;
 
     #[test]
     fn every_column_has_its_own_scale_and_keeps_its_zeros() {
@@ -437,12 +453,31 @@ mod tests {
     fn layers_are_named_for_where_they_are() {
         let layer = |path: &str| layer_of(path).map(|(name, _)| name);
         assert_eq!(layer("pair0/in_proj_z/weight").unwrap(), "pair0/in_proj");
-        assert_eq!(layer("pair3/first/stream1/x_proj.weight").unwrap(), "pair3/first/x_proj");
+        assert_eq!(layer("pair3/first/x_proj.weight").unwrap(), "pair3/first/x_proj");
         assert_eq!(layer("pair3/D").unwrap(), VECTORS);
         assert_eq!(layer("pair3/A").unwrap(), "pair3/A");
         assert_eq!(layer("patch_embed/weight").unwrap(), "patch_embed");
         for path in ["head/weight", "pair0/norm/weight", "pair0/LAMBDA", "pool/weight"] {
             assert_eq!(layer(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_matrix_of_a_stack_has_its_own_scales() {
+        let data: Vec<f64> = (0..2 * 96).map(|i| f64::from(i % 7 - 3)).collect();
+        // The second matrix is a hundred times the first.
+        let data: Vec<f64> =
+            data.iter().enumerate().map(|(i, x)| if i < 96 { *x } else { 100.0 * x }).collect();
+        for (shape, scales) in [([2, 24, 4], [2, 1, 4]), ([2, 4, 24], [2, 4, 1])] {
+            let mut g = GraphBuilder::new(Constants::Initializers);
+            g.quantized(Form::Weight, "x_proj.weight", &shape, &data);
+            let graph = g.into_graph();
+            let [bytes, scale] = [0, 1].map(|index| &graph.initializer[index]);
+            assert_eq!(bytes.dims, shape.map(|size| size as i64));
+            assert_eq!(scale.dims, scales.map(|size| size as i64));
+            let [small, large] = [0, 1].map(|half| &bytes.raw_data[half * 96..(half + 1) * 96]);
+            assert!(small.iter().any(|&byte| byte == 127), "as fine as the other");
+            assert!(large.iter().any(|&byte| byte == 127));
         }
     }
 

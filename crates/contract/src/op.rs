@@ -3,7 +3,7 @@
 //!
 //! A node of the first two holds `groups` mixers of one or two directions each; a *stream* is one direction of one
 //! mixer, and stream `g * directions + k` is direction `k` of mixer `g`. Streams lie side by side
-//! in the last axis. A stream marked in `reverse` walks from the last token to the first and stores
+//! in the last axis, or one after the other in the first: see [`Layout`]. A stream marked in `reverse` walks from the last token to the first and stores
 //! each result at its own token, so a graph never flips anything.
 
 use std::fmt;
@@ -19,6 +19,7 @@ pub use selective_scan::{
     SELECTIVE_SCAN, Sizes,
 };
 pub use short_conv::SHORT_CONV;
+pub use streams::Layout;
 
 /// Domain of the operators. tract looks nodes up by type alone, so its target checks this itself.
 pub const DOMAIN: &str = "ssamba";
@@ -56,7 +57,11 @@ pub mod attribute {
     pub const GATE: &str = "gate";
     /// string, default `silu`: what the convolution's sum goes through, `silu` or `none`.
     pub const ACTIVATION: &str = "activation";
-    /// ints, absent by default: the columns in which those of the first stream begin, of `Bm` and of `Cm`.
+    /// string, default `channels`: how the streams of `u`, `delta`, `Bm` and `Cm` lie, `channels` side by
+    /// side in the last axis, `streams` one after the other in the first.
+    pub const LAYOUT: &str = "layout";
+    /// ints, absent by default: the columns in which those of a row's first stream begin, of `Bm` and of
+    /// `Cm`. With `layout` `streams` every row is of one stream.
     pub const COLUMNS: &str = "columns";
     /// float, default 1e-5: what is added to the variance of a norm.
     pub const EPSILON: &str = "epsilon";

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use ssamba_contract::op::{
-    self, Attributes, RawAttributes, SELECTIVE_SCAN, attribute,
+    self, Attributes, Layout, RawAttributes, SELECTIVE_SCAN, attribute,
     short_conv::{self as conv, SHORT_CONV},
 };
-use tract_nnef::{framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
+use tract_nnef::{ast::Literal, framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
 
 use crate::{
     operator::{Definition, Node},
@@ -36,6 +36,8 @@ fn ours() -> Registry {
         [integer().named(attribute::GROUPS), integer().array().named(attribute::REVERSE)]
             .into_iter()
     };
+    // Absent in archives that were written before the operators had it.
+    let layout = || TypeName::String.named(attribute::LAYOUT).default(Layout::default().as_str());
     let output = [("output", TypeName::Scalar.tensor())];
     let scan: Vec<_> = wired()
         .chain(streams())
@@ -43,12 +45,16 @@ fn ours() -> Registry {
             integer().named(attribute::DELTA_SOFTPLUS),
             TypeName::String.named(attribute::COMBINE),
             TypeName::Scalar.named(attribute::SCALE),
+            layout(),
+            integer().array().named(attribute::COLUMNS).default(Literal::Array(Vec::new())),
         ])
         .collect();
     registry.register_primitive(SELECTIVE_SCAN, &scan, &output, read_scan);
     registry.register_dumper(write_scan);
-    let short: Vec<_> =
-        wired().chain(streams()).chain([TypeName::String.named(attribute::ACTIVATION)]).collect();
+    let short: Vec<_> = wired()
+        .chain(streams())
+        .chain([TypeName::String.named(attribute::ACTIVATION), layout()])
+        .collect();
     registry.register_primitive(SHORT_CONV, &short, &output, read_short_conv);
     registry.register_dumper(write_short_conv);
     // tract has this operator, of SSAST, but no place for it in NNEF.
@@ -83,6 +89,8 @@ fn write_scan(
 ) -> TractResult<Option<Arc<RValue>>> {
     let [inputs, operands] = wired(ast, node, &scan.inputs);
     let attributes = &scan.attributes;
+    // None are no columns.
+    let columns = attributes.columns().into_iter().flatten().map(numeric).collect();
     Ok(Some(invocation(
         SELECTIVE_SCAN,
         &[],
@@ -94,6 +102,8 @@ fn write_scan(
             (attribute::DELTA_SOFTPLUS, numeric(i64::from(attributes.delta_softplus()))),
             (attribute::COMBINE, string(attributes.combine().as_str())),
             (attribute::SCALE, numeric(attributes.scale())),
+            (attribute::LAYOUT, string(attributes.layout().as_str())),
+            (attribute::COLUMNS, array(columns)),
         ],
     )))
 }
@@ -118,6 +128,7 @@ fn write_short_conv(
             (attribute::GROUPS, numeric(attributes.groups())),
             (attribute::REVERSE, flags(attributes.reverse())),
             (attribute::ACTIVATION, string(activation)),
+            (attribute::LAYOUT, string(attributes.layout().as_str())),
         ],
     )))
 }
@@ -157,6 +168,7 @@ impl Invoked {
 
 fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> TractResult<Value> {
     let Invoked { wires, inputs, groups, reverse } = Invoked::read::<SelectiveScan>(builder, call)?;
+    let columns: TVec<i64> = call.named_arg_as(builder, attribute::COLUMNS)?;
     let attributes = Attributes::from_raw(RawAttributes {
         groups,
         reverse,
@@ -164,7 +176,8 @@ fn read_scan(builder: &mut ModelBuilder<'_>, call: &ResolvedInvocation<'_>) -> T
         combine: Some(call.named_arg_as(builder, attribute::COMBINE)?),
         scale: Some(call.named_arg_as(builder, attribute::SCALE)?),
         gate: None,
-        columns: None,
+        layout: Some(call.named_arg_as(builder, attribute::LAYOUT)?),
+        columns: Some(columns.into_vec()).filter(|columns| !columns.is_empty()),
     })?;
     builder.wire(Node::<SelectiveScan>::new(attributes, inputs), &wires)
 }
@@ -178,6 +191,7 @@ fn read_short_conv(
         groups,
         reverse,
         activation: Some(call.named_arg_as(builder, attribute::ACTIVATION)?),
+        layout: Some(call.named_arg_as(builder, attribute::LAYOUT)?),
     })?;
     builder.wire(Node::<ShortConv>::new(attributes, inputs), &wires)
 }

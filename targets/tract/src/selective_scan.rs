@@ -1,9 +1,9 @@
 //! The operator `ssamba::SelectiveScan` for tract.
 
-use ssamba_contract::op::{Attributes, Combine, DOMAIN, OPERANDS, SELECTIVE_SCAN, Sizes};
+use ssamba_contract::op::{Attributes, Combine, DOMAIN, Layout, OPERANDS, SELECTIVE_SCAN, Sizes};
 #[cfg(feature = "onnx")]
 use ssamba_contract::op::{REQUIRED_OPERANDS, RawAttributes, attribute};
-use ssamba_scan::{Scan, Threads, selective_scan};
+use ssamba_scan::{Columns, Scan, Threads, selective_scan};
 use tract_nnef::internal::*;
 #[cfg(feature = "onnx")]
 use tract_onnx::pb::NodeProto;
@@ -27,12 +27,6 @@ impl Definition for SelectiveScan {
 
     #[cfg(feature = "onnx")]
     fn attributes(node: &NodeProto) -> TractResult<Attributes> {
-        if node.get_attr_opt_slice::<i64>(attribute::COLUMNS)?.is_some() {
-            bail!(
-                "{DOMAIN}::{SELECTIVE_SCAN}: attribute `columns` is of files for a GPU: export without \
-                 `--precision fp16`"
-            );
-        }
         Ok(Attributes::from_raw(RawAttributes {
             groups: node.get_attr_opt(attribute::GROUPS)?,
             reverse: node.get_attr_opt_slice(attribute::REVERSE)?.map(<[i64]>::to_vec),
@@ -40,7 +34,8 @@ impl Definition for SelectiveScan {
             combine: node.get_attr_opt(attribute::COMBINE)?,
             scale: node.get_attr_opt(attribute::SCALE)?,
             gate: node.get_attr_opt(attribute::GATE)?,
-            columns: None,
+            layout: node.get_attr_opt(attribute::LAYOUT)?,
+            columns: node.get_attr_opt_slice(attribute::COLUMNS)?.map(<[i64]>::to_vec),
         })?)
     }
 
@@ -77,6 +72,11 @@ impl Definition for SelectiveScan {
                 Combine::None => ssamba_scan::Combine::None,
             },
             scale: attributes.scale(),
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
+            },
+            columns: attributes.columns().map(|[b, c]| Columns { width: sizes.states_width, b, c }),
             u,
             delta,
             a,

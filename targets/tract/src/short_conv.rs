@@ -1,7 +1,7 @@
 //! The operator `ssamba::ShortConv` for tract.
 
 use ssamba_contract::op::{
-    DOMAIN,
+    DOMAIN, Layout,
     short_conv::{Activation, Attributes, OPERANDS, SHORT_CONV, Sizes},
 };
 #[cfg(feature = "onnx")]
@@ -37,6 +37,7 @@ impl Definition for ShortConv {
             groups: node.get_attr_opt(attribute::GROUPS)?,
             reverse: node.get_attr_opt_slice(attribute::REVERSE)?.map(<[i64]>::to_vec),
             activation: node.get_attr_opt(attribute::ACTIVATION)?,
+            layout: node.get_attr_opt(attribute::LAYOUT)?,
         })?)
     }
 
@@ -69,6 +70,10 @@ impl Definition for ShortConv {
             activation: match attributes.activation() {
                 Activation::Silu => ssamba_scan::Activation::Silu,
                 Activation::None => ssamba_scan::Activation::None,
+            },
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
             },
             x,
             weight,

@@ -7,6 +7,7 @@
 //! are ordered forward, reverse within every mixer, so one configuration serves the whole model.
 
 use anyhow::Result;
+use candle_core::Tensor;
 use ssamba_contract::{
     Lowering,
     op::{self, Combine},
@@ -132,8 +133,8 @@ pub(crate) fn mixers(
     Ok(g.scope("out_proj", |g| g.matmul(&y, &weight)))
 }
 
-/// Short convolutions and SiLU: `x` `[batch, seq_len, mixers * d_inner]` to
-/// `u` `[batch, seq_len, streams * d_inner]`.
+/// Short convolutions and SiLU: `x` `[batch, seq_len, mixers * d_inner]` to `u`
+/// `[batch, seq_len, streams * d_inner]` or, for a CPU, `[streams, batch * seq_len, d_inner]`.
 fn short_conv(
     g: &mut GraphBuilder,
     conv: &ConvConfiguration,
@@ -182,30 +183,31 @@ fn selective_scan(
     Ok(y.remove(0))
 }
 
-/// `delta`, `B` and `C` of all streams, a product for each stream: the fewest operations, for a CPU.
+/// `delta` `[streams, batch * seq_len, d_inner]` and the rows that hold `B` and `C`, a product for each
+/// stream: the fewest operations, for a CPU. The streams lie one after the other, as [`short_conv`] puts
+/// them and the scan takes them, so nothing is cut but `dt`, and nothing is put together.
 fn project_each(
     g: &mut GraphBuilder,
     encoder: &Encoder<'_>,
     streams: &[&StreamWeights],
     u: &Value,
 ) -> Result<[Value; 3]> {
-    let &Config { d_inner, d_state, dt_rank, .. } = encoder.config();
-    let (mut delta, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
-    let pieces = g.split(u, 2, &vec![d_inner; streams.len()]);
-    for (index, (stream, u)) in streams.iter().zip(&pieces).enumerate() {
-        let x_proj = Matrix::transposed(&stream.x_proj)?;
-        let dt_proj = Matrix::transposed(&stream.dt_proj)?;
-        g.scope(format!("stream{index}"), |g| {
-            let x_proj = g.floats("x_proj.weight", &x_proj.shape(), &x_proj.data);
-            let dt_proj = g.floats("dt_proj.weight", &dt_proj.shape(), &dt_proj.data);
-            let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
-            let parts = g.split(&projected, 2, &[dt_rank, d_state, d_state]);
-            delta.push(g.scope("dt_proj", |g| g.matmul(&parts[0], &dt_proj)));
-            b.push(parts[1].clone());
-            c.push(parts[2].clone());
-        });
-    }
-    Ok([g.concat(&delta, 2), g.concat(&b, 2), g.concat(&c, 2)])
+    let dt_rank = encoder.config().dt_rank;
+    let mut stack = |name: &str, weights: Vec<&Tensor>| {
+        let matrices: Vec<Matrix> =
+            weights.into_iter().map(Matrix::transposed).collect::<Result<_>>()?;
+        let Matrix { rows, columns, data } = Matrix::below(&matrices);
+        let shape = [matrices.len(), rows / matrices.len(), columns];
+        anyhow::Ok(g.floats(name, &shape, &data))
+    };
+    let x_proj = stack("x_proj.weight", streams.iter().map(|stream| &stream.x_proj).collect())?;
+    let dt_proj = stack("dt_proj.weight", streams.iter().map(|stream| &stream.dt_proj).collect())?;
+    let projected = g.scope("x_proj", |g| g.matmul(u, &x_proj));
+    let delta = g.scope("dt_proj", |g| {
+        let dt = g.slice(&projected, 2, 0, dt_rank);
+        g.matmul(&dt, &dt_proj)
+    });
+    Ok([delta, projected.clone(), projected])
 }
 
 /// The same with one product for all streams, whose matrix is mostly zeros: the fewest bytes, for a

@@ -60,7 +60,7 @@ impl Blocks {
             blocks(g, b, [d_state, 1]),
             blocks(g, c, [1, d_state]),
         ];
-        let h = g.zeros(u, &[streams, 1, d_state, d_inner]);
+        let h = g.zeros(u, &[], &[streams, 1, d_state, d_inner]);
         let body = self.body(g, a);
         let operands: Vec<&Value> = [&h].into_iter().chain(&sequences).collect();
         let attributes = [

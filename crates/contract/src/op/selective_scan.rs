@@ -20,9 +20,20 @@
 //! y  = scale * (sum over the mixer's directions of s) * silu(z)
 //! ```
 //!
+//! With `layout` `streams` the streams of four operands lie one after the other, and the others are as
+//! above; `z`, which alone says B and L, is required:
+//!
+//! | operand | shape |
+//! |---|---|
+//! | `u`, `delta` | [S, B·L, D] |
+//! | `Bm`, `Cm` | [S, B·L, N] |
+//!
+//! A product with a matrix for each stream, [S, D, ..], then needs nothing cut or put together. Batch and
+//! tokens are one axis so that it is S products in any runtime, however many clips there are.
+//!
 //! `Bm` and `Cm` may be parts of wider rows, and the same value: with `columns` `[b, c]` both are
-//! [B, L, W], and the S·N columns from `b` on and from `c` on are read. Files for a GPU have it so, whose
-//! products then need not be cut.
+//! [B, L, W], and the S·N columns from `b` on and from `c` on are read; with `layout` `streams` they are
+//! [S, B·L, W], and of each row, which is of one stream, the N columns from `b` on and from `c` on.
 //!
 //! The output `y` is [B, L, G·D] when `combine` is `sum`, else [B, L, S·D]. A stream marked in
 //! `reverse` walks from the last token to the first and stores each result at its own token, so a
@@ -30,7 +41,10 @@
 //! output all `float` or all `float16`; state, exponential and softplus are `f32` in every
 //! implementation.
 
-use super::{OpError, attribute, streams::Streams};
+use super::{
+    OpError, attribute,
+    streams::{Layout, Streams},
+};
 
 /// Type of the operator.
 pub const SELECTIVE_SCAN: &str = "SelectiveScan";
@@ -99,6 +113,8 @@ pub struct RawAttributes {
     pub scale: Option<f32>,
     /// [`attribute::GATE`]
     pub gate: Option<String>,
+    /// [`attribute::LAYOUT`]
+    pub layout: Option<String>,
     /// [`attribute::COLUMNS`]
     pub columns: Option<Vec<i64>>,
 }
@@ -115,7 +131,7 @@ impl Attributes {
             got,
             expected,
         };
-        let streams = Streams::from_raw(SELECTIVE_SCAN, raw.groups, raw.reverse)?;
+        let streams = Streams::from_raw(SELECTIVE_SCAN, raw.groups, raw.reverse, raw.layout)?;
         let combine = match raw.combine.as_deref() {
             None | Some("sum") => Combine::Sum,
             Some("none") => Combine::None,
@@ -180,8 +196,13 @@ impl Attributes {
         self.scale
     }
 
-    /// Where the columns of the first stream begin in the rows of `Bm` and of `Cm`; `None` where the rows
-    /// hold nothing else.
+    /// How the streams of `u`, `delta`, `Bm` and `Cm` lie.
+    pub fn layout(&self) -> Layout {
+        self.streams.layout()
+    }
+
+    /// Where the columns of a row's first stream begin in the rows of `Bm` and of `Cm`; `None` where the
+    /// rows hold nothing else.
     pub fn columns(&self) -> Option<[usize; 2]> {
         self.columns
     }
@@ -233,8 +254,22 @@ impl Sizes {
             got: shapes[index].unwrap_or_default().to_vec(),
             expected,
         };
-        let &[batch, seq_len, width] = required(0)? else {
-            return Err(misshaped(0, "three axes [batch, tokens, channels]".into()));
+        let layout = attributes.layout();
+        let axes = |index: usize, expected: &str| match *required(index)? {
+            [first, second, third] => Ok([first, second, third]),
+            _ => Err(misshaped(index, expected.into())),
+        };
+        let tokens = "three axes [batch, tokens, channels]";
+        let (batch, seq_len, width) = match layout {
+            Layout::Channels => {
+                let [batch, seq_len, width] = axes(0, tokens)?;
+                (batch, seq_len, width)
+            }
+            Layout::Streams => {
+                let [.., d_inner] = axes(0, "three axes [streams, batch * tokens, channels]")?;
+                let [batch, seq_len, _] = axes(6, tokens)?;
+                (batch, seq_len, streams.saturating_mul(d_inner))
+            }
         };
         let &[_, d_state] = required(2)? else {
             return Err(misshaped(2, "two axes [channels, d_state]".into()));
@@ -246,7 +281,10 @@ impl Sizes {
             return Err(misshaped(2, format!("a last axis of 1 to {MAX_D_STATE}")));
         }
         let d_inner = width / streams;
-        let states = streams * d_state;
+        let states = match layout {
+            Layout::Channels => streams * d_state,
+            Layout::Streams => d_state,
+        };
         let states_width = match attributes.columns() {
             None => states,
             Some(columns) => {
@@ -257,12 +295,19 @@ impl Sizes {
                 }
             }
         };
+        let [wide, narrow] = match layout {
+            Layout::Channels => [width, states_width].map(|width| [batch, seq_len, width]),
+            Layout::Streams => {
+                let rows = batch.saturating_mul(seq_len);
+                [d_inner, states_width].map(|width| [streams, rows, width])
+            }
+        };
         let expected: [&[usize]; OPERANDS.len()] = [
-            &[batch, seq_len, width],
-            &[batch, seq_len, width],
+            &wide,
+            &wide,
             &[width, d_state],
-            &[batch, seq_len, states_width],
-            &[batch, seq_len, states_width],
+            &narrow,
+            &narrow,
             &[width],
             &[batch, seq_len, attributes.groups() * d_inner],
             &[width],
@@ -323,6 +368,10 @@ mod tests {
                 RawAttributes { delta_softplus: Some(7), ..Default::default() },
                 "`delta_softplus` is 7",
             ),
+            (
+                RawAttributes { layout: Some("rows".into()), ..Default::default() },
+                "`layout` is `rows`",
+            ),
             (RawAttributes { columns: Some(vec![1]), ..Default::default() }, "`columns` is [1]"),
             (
                 RawAttributes { columns: Some(vec![0, -1]), ..Default::default() },
@@ -364,6 +413,53 @@ mod tests {
         missing[4] = None;
         let message = Sizes::infer(&pair(), &missing).unwrap_err().to_string();
         assert_eq!(message, "ssamba::SelectiveScan: operand `Cm` is missing");
+    }
+
+    #[test]
+    fn streams_may_lie_one_after_the_other() {
+        let attributes = |columns| {
+            let raw = RawAttributes {
+                groups: Some(2),
+                reverse: Some(vec![0, 1, 1, 0]),
+                layout: Some("streams".into()),
+                columns,
+                ..Default::default()
+            };
+            Attributes::from_raw(raw).unwrap()
+        };
+        let (dense, wide) = (attributes(None), attributes(Some(vec![4, 20])));
+        let shapes = |states: &'static [usize]| -> [Option<&[usize]>; 8] {
+            let u: &[usize] = &[4, 15, 8];
+            let z: &[usize] = &[3, 5, 16];
+            let [u, states, z] = [u, states, z].map(Some);
+            [u, u, Some(&[32, 16]), states, states, None, z, Some(&[32])]
+        };
+        let sizes = Sizes::infer(&dense, &shapes(&[4, 15, 16])).unwrap();
+        let expected = Sizes { batch: 3, seq_len: 5, d_inner: 8, d_state: 16, states_width: 16 };
+        assert_eq!(sizes, expected);
+        assert_eq!(sizes.output_shape(&dense), [3, 5, 16]);
+        let sizes = Sizes::infer(&wide, &shapes(&[4, 15, 36])).unwrap();
+        assert_eq!(sizes.states_width, 36);
+        let message = |attributes: &Attributes, shapes: &[Option<&[usize]>; 8]| {
+            Sizes::infer(attributes, shapes).unwrap_err().to_string()
+        };
+        let short = message(&wide, &shapes(&[4, 15, 35]));
+        assert!(short.ends_with("shape [4, 15, 35], expected a last axis of at least 36"));
+        let good = shapes(&[4, 15, 16]);
+        for index in 0..8 {
+            let mut bad = good;
+            bad[index] = Some(&[4, 7, 16]);
+            let message = message(&dense, &bad);
+            // A wrong channel of `u` is taken at its word, a wrong token of `z` too.
+            let named = if index == 6 { "u" } else { OPERANDS[index] };
+            let named = if index == 0 { "u" } else { named };
+            assert!(message.contains(&format!("operand `{named}`")), "{index}: {message}");
+        }
+        let mut bad = good;
+        bad[6] = None;
+        assert_eq!(message(&dense, &bad), "ssamba::SelectiveScan: operand `z` is missing");
+        bad[6] = Some(&[15, 16]);
+        assert!(message(&dense, &bad).contains("expected three axes [batch, tokens, channels]"));
     }
 
     #[test]

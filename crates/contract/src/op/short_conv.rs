@@ -13,10 +13,14 @@
 //! u[t] = activation(bias + sum over k of weight[k] * x[t + (K - 1 - k)])      reverse
 //! ```
 //!
-//! Tokens beyond either end are zero. The output `u` is [B, L, S·D]. `weight` and `bias` are `float`,
+//! Tokens beyond either end are zero. The output `u` is [B, L, S·D]; with `layout` `streams` it is
+//! [S, B·L, D], the streams one after the other. `weight` and `bias` are `float`,
 //! `x` and `u` both `float` or both `float16`; the sum is `f32` in every implementation.
 
-use super::{OpError, attribute, streams::Streams};
+use super::{
+    OpError, attribute,
+    streams::{Layout, Streams},
+};
 
 /// Type of the operator.
 pub const SHORT_CONV: &str = "ShortConv";
@@ -56,6 +60,8 @@ pub struct RawAttributes {
     pub reverse: Option<Vec<i64>>,
     /// [`attribute::ACTIVATION`]
     pub activation: Option<String>,
+    /// [`attribute::LAYOUT`]
+    pub layout: Option<String>,
 }
 
 impl Attributes {
@@ -64,7 +70,7 @@ impl Attributes {
     /// # Errors
     /// Names the attribute whose value the operator does not define.
     pub fn from_raw(raw: RawAttributes) -> Result<Self, OpError> {
-        let streams = Streams::from_raw(SHORT_CONV, raw.groups, raw.reverse)?;
+        let streams = Streams::from_raw(SHORT_CONV, raw.groups, raw.reverse, raw.layout)?;
         let activation = match raw.activation.as_deref() {
             None | Some("silu") => Activation::Silu,
             Some("none") => Activation::None,
@@ -98,6 +104,11 @@ impl Attributes {
     /// Directions of a mixer, 1 or 2.
     pub fn directions(&self) -> usize {
         self.streams.directions()
+    }
+
+    /// How the streams of the output lie.
+    pub fn layout(&self) -> Layout {
+        self.streams.layout()
     }
 
     /// What the sum goes through.
@@ -160,7 +171,11 @@ impl Sizes {
 
     /// Shape of the output.
     pub fn output_shape(&self, attributes: &Attributes) -> [usize; 3] {
-        [self.batch, self.seq_len, attributes.streams() * self.d_inner]
+        let (rows, streams) = (self.batch * self.seq_len, attributes.streams());
+        match attributes.layout() {
+            Layout::Channels => [self.batch, self.seq_len, streams * self.d_inner],
+            Layout::Streams => [streams, rows, self.d_inner],
+        }
     }
 }
 
@@ -178,6 +193,7 @@ mod tests {
         assert_eq!(attributes, Attributes::default());
         assert_eq!((attributes.groups(), attributes.reverse()), (1, &[false, true][..]));
         assert_eq!(attributes.activation(), Activation::Silu);
+        assert_eq!(attributes.layout(), Layout::Channels);
     }
 
     #[test]
@@ -190,6 +206,11 @@ mod tests {
         assert_eq!(
             message(activation("relu")),
             "ssamba::ShortConv: attribute `activation` is `relu`, expected `silu` or `none`"
+        );
+        let raw = RawAttributes { layout: Some("rows".into()), ..Default::default() };
+        assert_eq!(
+            message(Attributes::from_raw(raw)),
+            "ssamba::ShortConv: attribute `layout` is `rows`, expected `channels` or `streams`"
         );
         let raw = RawAttributes { groups: Some(3), ..Default::default() };
         assert_eq!(
@@ -206,11 +227,15 @@ mod tests {
             reverse: Some(vec![0, 1, 1, 0]),
             ..Default::default()
         };
+        let by_stream = RawAttributes { layout: Some("streams".into()), ..raw.clone() };
+        let by_stream = Attributes::from_raw(by_stream).unwrap();
         let pair = Attributes::from_raw(raw).unwrap();
         let good: [Option<&[usize]>; 3] = [Some(&[3, 5, 16]), Some(&[32, 4]), Some(&[32])];
         let sizes = Sizes::infer(&pair, &good).unwrap();
         assert_eq!(sizes, Sizes { batch: 3, seq_len: 5, d_inner: 8, taps: 4 });
         assert_eq!(sizes.output_shape(&pair), [3, 5, 32]);
+        assert_eq!(Sizes::infer(&by_stream, &good).unwrap(), sizes);
+        assert_eq!(sizes.output_shape(&by_stream), [4, 15, 8]);
         assert!(Sizes::infer(&pair, &[good[0], good[1], None]).is_ok());
         let cases: [(usize, Option<&[usize]>, &str); 8] = [
             (0, None, "`x` is missing"),

@@ -5,7 +5,7 @@ use super::{
     ConvCall, Element, Launch, Limits, PlanError, ReverseBits, ScanCall, int, reverse_bits,
     training::kernel,
 };
-use crate::{Combine, MAX_D_STATE, MAX_TAPS};
+use crate::{Combine, Layout, MAX_D_STATE, MAX_TAPS};
 
 /// Constants of the kernels: threads of a block, tokens of a segment, threads of a warp.
 const SCAN_THREADS: usize = 128;
@@ -88,14 +88,18 @@ pub struct ScanBackwardPlan {
 }
 
 impl ScanBackwardPlan {
-    /// Plans a call that is not empty, in `f32`, with softplus and the sum of directions.
+    /// Plans a call that is not empty, in `f32`, with softplus, the sum of directions and streams side by
+    /// side.
     ///
     /// # Errors
     /// Names the size that is beyond what a launch can count, or the device has.
     pub fn new(call: &ScanCall<'_>, limits: &Limits) -> Result<Self, PlanError> {
         let &ScanCall { batch, seq_len, d_inner, d_state, groups, reverse, .. } = call;
         debug_assert!(
-            call.element == Element::F32 && call.delta_softplus && call.combine == Combine::Sum
+            call.element == Element::F32
+                && call.delta_softplus
+                && call.combine == Combine::Sum
+                && call.layout == Layout::Channels
         );
         if !(1..=MAX_D_STATE).contains(&d_state) {
             return Err(PlanError { size: "d_state", got: d_state, most: MAX_D_STATE });
@@ -204,12 +208,13 @@ pub struct ConvBackwardPlan {
 }
 
 impl ConvBackwardPlan {
-    /// Plans a call that is not empty, in `f32`, with SiLU.
+    /// Plans a call that is not empty, in `f32`, with SiLU and streams side by side.
     ///
     /// # Errors
     /// Names the size that is beyond what a launch can count.
     pub fn new(call: &ConvCall<'_>) -> Result<Self, PlanError> {
         let &ConvCall { batch, seq_len, d_inner, taps, groups, reverse, .. } = call;
+        debug_assert!(call.layout == Layout::Channels);
         if !(1..=MAX_TAPS).contains(&taps) {
             return Err(PlanError { size: "taps", got: taps, most: MAX_TAPS });
         }
@@ -268,6 +273,7 @@ mod tests {
             seq_len: 49,
             d_inner: 384,
             d_state: 16,
+            layout: Layout::Channels,
             states_width: 64,
             columns: [0, 0],
             groups: 2,
@@ -304,6 +310,7 @@ mod tests {
             groups: 2,
             reverse: &PAIR,
             activation: Activation::Silu,
+            layout: Layout::Channels,
         };
         let plan = ConvBackwardPlan::new(&call).unwrap();
         assert_eq!((plan.parts(), plan.launch().blocks), (6, 1200_u32.div_ceil(128)));

@@ -1,7 +1,7 @@
 //! The short convolutions of a mixer as one launch.
 
 use super::{Element, Launch, Limits, PlanError, ReverseBits, int, reverse_bits};
-use crate::{Activation, MAX_TAPS};
+use crate::{Activation, Layout, MAX_TAPS};
 
 /// Sizes and settings of a call, as in [`ShortConv`](crate::ShortConv).
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub struct ConvCall<'a> {
     pub reverse: &'a [bool],
     /// What the sum goes through.
     pub activation: Activation,
+    /// How the output lies.
+    pub layout: Layout,
 }
 
 /// Device addresses of values of the shapes that [`ShortConv`](crate::ShortConv) names, dense and
@@ -50,6 +52,7 @@ pub struct ConvArguments {
     taps: i32,
     groups: i32,
     directions: i32,
+    by_stream: i32,
     silu: i32,
     run: i32,
     reverse: ReverseBits,
@@ -92,6 +95,7 @@ impl ConvPlan {
             taps: int("taps", taps)?,
             groups: int("groups", groups)?,
             directions: int("directions", reverse.len() / groups.max(1))?,
+            by_stream: (call.layout == Layout::Streams).into(),
             silu: (call.activation == Activation::Silu).into(),
             run: 0,
             reverse: reverse_bits(reverse)?,
@@ -142,6 +146,7 @@ mod tests {
         groups: 2,
         reverse: &[false, true, false, true],
         activation: Activation::Silu,
+        layout: Layout::Channels,
     };
 
     #[test]

@@ -1,7 +1,7 @@
 //! A selective scan as one launch.
 
 use super::{Element, Launch, Limits, PlanError, ReverseBits, int, reverse_bits};
-use crate::{Combine, MAX_D_STATE};
+use crate::{Combine, Layout, MAX_D_STATE};
 
 /// Sizes and settings of a call, as in [`Scan`](crate::Scan).
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +16,11 @@ pub struct ScanCall<'a> {
     pub d_inner: usize,
     /// N, 1 to [`MAX_D_STATE`].
     pub d_state: usize,
-    /// Values of a row of `b` and of `c`, of which those of all streams are read from `columns` on.
+    /// How `u`, `delta`, `b` and `c` lie.
+    pub layout: Layout,
+    /// Values of a row of `b` and of `c`, of which those of the row's streams are read from `columns` on.
     pub states_width: usize,
-    /// Where the values of the first stream begin in a row of `b`, and of `c`.
+    /// Where the values of its first stream begin in a row of `b`, and of `c`.
     pub columns: [usize; 2],
     /// G, mixers.
     pub groups: usize,
@@ -53,7 +55,7 @@ pub struct ScanAddresses {
     pub z: u64,
     /// Optional operand, `f32`.
     pub delta_bias: u64,
-    /// The output, which no operand overlaps; it may be `u` itself where both have the same size.
+    /// The output, which no operand overlaps; it may be `u` itself where both have the same shape.
     pub y: u64,
 }
 
@@ -62,12 +64,14 @@ pub struct ScanAddresses {
 #[repr(C)]
 pub struct ScanArguments {
     addresses: ScanAddresses,
+    batch: i32,
     seq_len: i32,
     d_inner: i32,
     d_state: i32,
     states_width: i32,
     groups: i32,
     directions: i32,
+    by_stream: i32,
     delta_softplus: i32,
     sum: i32,
     scale: f32,
@@ -78,7 +82,7 @@ pub struct ScanArguments {
 #[derive(Clone, Debug)]
 pub struct ScanPlan {
     arguments: ScanArguments,
-    /// Bytes in front of the first stream in a row of `b`, and of `c`.
+    /// Bytes in front of a row's first stream in a row of `b`, and of `c`.
     skipped: [u64; 2],
     launch: Option<Launch>,
 }
@@ -105,12 +109,14 @@ impl ScanPlan {
         }
         let arguments = ScanArguments {
             addresses: ScanAddresses::default(),
+            batch: int("batch", batch)?,
             seq_len: int("seq_len", seq_len)?,
             d_inner: int("d_inner", d_inner)?,
             d_state: int("d_state", d_state)?,
             states_width: int("states_width", states_width)?,
             groups: int("groups", groups)?,
             directions: int("directions", directions)?,
+            by_stream: (call.layout == Layout::Streams).into(),
             delta_softplus: call.delta_softplus.into(),
             sum: (call.combine == Combine::Sum).into(),
             scale: call.scale,
@@ -121,7 +127,8 @@ impl ScanPlan {
             return Ok(Self { arguments, skipped, launch: None });
         }
         // Places of values are counted in 32 bits.
-        let width = (reverse.len() * d_inner).max(states_width);
+        let states = reverse.len() / call.layout.streams_of_row(reverse.len()) * states_width;
+        let width = (reverse.len() * d_inner).max(states);
         let (values, most) = (batch * seq_len * width, u32::MAX);
         if values > most as usize {
             return Err(PlanError { size: "number of values", got: values, most: most as usize });
@@ -192,6 +199,7 @@ mod tests {
             seq_len: 100,
             d_inner: 384,
             d_state: 16,
+            layout: Layout::Channels,
             states_width: 16 * reverse.len(),
             columns: [0, 0],
             groups: 2,
@@ -236,6 +244,24 @@ mod tests {
         for odd in [ScanCall { states_width: 90, ..wide }, ScanCall { columns: [22, 56], ..wide }] {
             assert_eq!(launch(&odd, &LIMITS).0, "scan_f32_any");
         }
+    }
+
+    #[test]
+    fn rows_of_one_stream_are_counted_for_every_stream() {
+        let reverse = [true, false, false, true];
+        let planar = ScanCall {
+            layout: Layout::Streams,
+            states_width: 44,
+            columns: [12, 28],
+            ..call(&reverse)
+        };
+        assert_eq!(launch(&planar, &LIMITS), launch(&call(&reverse), &LIMITS));
+        // 2^20 tokens of four rows of 1,024 values are 2^32.
+        let long = ScanCall { batch: 1, seq_len: 1 << 20, states_width: 1_024, ..planar };
+        let message = ScanPlan::new(&long, &LIMITS).unwrap_err().to_string();
+        assert!(message.contains("`number of values` is 4294967296"), "{message}");
+        let side_by_side = ScanCall { layout: Layout::Channels, ..long };
+        assert!(ScanPlan::new(&side_by_side, &LIMITS).is_ok());
     }
 
     #[test]

@@ -22,13 +22,15 @@ struct ScanArguments {
     const float *d_skip;      // or null
     const void *z;            // or null
     const float *delta_bias;  // or null
-    void *y;  // or `u`, where they have the same size
+    void *y;  // or `u`, where they have the same shape
+    int batch;
     int seq_len;
     int d_inner;
     int d_state;
-    int states_width;  // of a row of `b` and of `c`, which begin with the first stream
+    int states_width;  // of a row of `b` and of `c`, which begin with the row's first stream
     int groups;
     int directions;
+    int by_stream;  // whether `u`, `delta`, `b` and `c` have rows for each stream, and not for all
     int delta_softplus;
     int sum;  // whether the directions of a mixer are added
     float scale;
@@ -223,17 +225,21 @@ struct Mover {
         const unsigned way = at.reverse ? ~0u : 1u;
         const unsigned start = at.batch * length + (at.reverse ? length - 1 - token : token);
         const unsigned output = scan.sum ? at.mixer : at.stream;
-        wide = start * at.streams * inner + mine;
+        // Tokens before those of this clip, where rows are of one stream.
+        const unsigned ahead = scan.by_stream ? (unsigned)at.stream * scan.batch * length : 0u;
+        const unsigned wide_row = (scan.by_stream ? 1 : at.streams) * inner;
+        wide = (ahead + start) * wide_row + (scan.by_stream ? at.first + channel : mine);
         gate = (start * scan.groups + at.mixer) * inner + at.first + channel;
         out = (start * at.outputs + output) * inner + at.first + channel;
-        wide_hop = kept(way * HOP * at.streams * inner);
+        wide_hop = kept(way * HOP * wide_row);
         gate_hop = kept(way * HOP * scan.groups * inner);
         out_hop = kept(way * HOP * at.outputs * inner);
         out_left = left = moves ? length - token : 0;
 
         const unsigned row_start =
             at.batch * length + (at.reverse ? length - 1 - row_token : row_token);
-        row = row_start * scan.states_width + at.stream * scan.d_state + state;
+        row = (ahead + row_start) * scan.states_width +
+              (scan.by_stream ? 0 : at.stream * scan.d_state) + state;
         row_hop = kept(way * ROW_HOP * scan.states_width);
         row_tile = kept(way * TILE * scan.states_width);
         rows_left = state < scan.d_state ? length - row_token : 0;

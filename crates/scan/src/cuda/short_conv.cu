@@ -15,6 +15,7 @@ struct ConvArguments {
     int taps;
     int groups;
     int directions;
+    int by_stream;  // whether the streams of `u` lie one after the other, and not side by side
     int silu;
     int run;  // tokens of a thread
     unsigned reverse[REVERSE_WORDS];
@@ -75,8 +76,10 @@ __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
                 window[tap][lane] = values[lane];
             }
         }
-        T *u = static_cast<T *>(conv.u) +
-               ((batch * length + begin) * streams) * inner + place;
+        const int u_row = (conv.by_stream ? 1 : streams) * inner;
+        const long long clip = conv.by_stream ? (long long)stream * conv.batch + batch : batch;
+        T *u = static_cast<T *>(conv.u) + (clip * length + begin) * u_row +
+               (conv.by_stream ? channel % inner : place);
 #pragma unroll 8
         for (int token = begin; token < end; token++) {
             const Vector<T, WIDTH> values = row(token + ahead);
@@ -99,7 +102,7 @@ __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
                 results.set(lane, conv.silu ? silu(sum) : sum);
             }
             *reinterpret_cast<Vector<T, WIDTH> *>(u) = results;
-            u += (long long)streams * inner;
+            u += u_row;
         }
     }
 }

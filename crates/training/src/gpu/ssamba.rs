@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use ssamba_cuda::Matrix;
 use ssamba_model::{NORM_EPS, Weights, weights::LayerWeights};
 use ssamba_scan::{
-    Activation, Combine,
+    Activation, Combine, Layout,
     cuda::{
         ConvAddresses, ConvBackwardAddresses, ConvBackwardPlan, ConvCall, ConvPlan, Decay, Element,
         Norm, ScanAddresses, ScanBackwardAddresses, ScanBackwardPlan, ScanCall, ScanPlan, SumPlan,
@@ -101,6 +101,7 @@ impl Encoder {
             groups: together,
             reverse,
             activation: Activation::Silu,
+            layout: Layout::Channels,
         };
         let scan = ScanCall {
             element: Element::F32,
@@ -108,6 +109,7 @@ impl Encoder {
             seq_len,
             d_inner,
             d_state,
+            layout: Layout::Channels,
             states_width: reverse.len() * d_state,
             columns: [0, 0],
             groups: together,

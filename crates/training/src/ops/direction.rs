@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, D, Device, Error, Layout, Result, Shape, Tensor, bail};
 use ssamba_model::weights::StreamWeights;
 use ssamba_scan::{
-    Activation, Combine, Inline, Layout, Scan, ShortConv, selective_scan, selective_scan_backward,
+    Activation, Combine, Inline, Scan, ShortConv, selective_scan, selective_scan_backward,
     short_conv, short_conv_backward,
 };
 
@@ -157,7 +157,7 @@ impl Node {
             groups: 1,
             reverse: &self.reverse,
             activation: Activation::Silu,
-            layout: Layout::Channels,
+            layout: ssamba_scan::Layout::Channels,
             x,
             weight: weights.conv_weight,
             bias: Some(weights.conv_bias),
@@ -181,7 +181,7 @@ impl Node {
             delta_softplus: true,
             combine: Combine::Sum,
             scale: self.how.scale,
-            layout: Layout::Channels,
+            layout: ssamba_scan::Layout::Channels,
             columns: None,
             u,
             delta,

@@ -1,10 +1,8 @@
 //! The CPU provider: `ssamba_scan` on ONNX Runtime's own threads.
 
-use std::borrow::Cow;
-
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{Attributes, Combine, PARAMETERS, Sizes};
-use ssamba_scan::{Scan, selective_scan};
+use ssamba_contract::op::{Attributes, Combine, Layout, PARAMETERS, Sizes};
+use ssamba_scan::{Columns, Scan, selective_scan};
 
 use super::SelectiveScan;
 use crate::{
@@ -23,17 +21,6 @@ impl<T: Element> Run<SelectiveScan> for Cpu<T> {
         else {
             return Err(ort::Error::new("an operand is missing"));
         };
-        let [b, c] = match attributes.columns() {
-            None => [b, c].map(Cow::from),
-            Some(columns) => {
-                let count = attributes.streams() * sizes.d_state;
-                let cut = |rows: &[f32], first: usize| {
-                    let rows = rows.chunks_exact(sizes.states_width.max(1));
-                    rows.flat_map(|row| &row[first..first + count]).copied().collect()
-                };
-                [Cow::Owned(cut(b, columns[0])), Cow::Owned(cut(c, columns[1]))]
-            }
-        };
         let scan = Scan {
             batch: sizes.batch,
             seq_len: sizes.seq_len,
@@ -47,11 +34,16 @@ impl<T: Element> Run<SelectiveScan> for Cpu<T> {
                 Combine::None => ssamba_scan::Combine::None,
             },
             scale: attributes.scale(),
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
+            },
+            columns: attributes.columns().map(|[b, c]| Columns { width: sizes.states_width, b, c }),
             u,
             delta,
             a,
-            b: &b,
-            c: &c,
+            b,
+            c,
             d_skip,
             z,
             delta_bias,

@@ -2,7 +2,7 @@
 //! captured as a graph.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{Attributes, Combine, Sizes};
+use ssamba_contract::op::{Attributes, Combine, Layout, Sizes};
 use ssamba_scan::cuda::{ScanAddresses, ScanCall, ScanPlan};
 
 use super::SelectiveScan;
@@ -21,6 +21,10 @@ impl Run<SelectiveScan> for Gpu {
             seq_len: sizes.seq_len,
             d_inner: sizes.d_inner,
             d_state: sizes.d_state,
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
+            },
             states_width: sizes.states_width,
             columns: attributes.columns().unwrap_or_default(),
             groups: attributes.groups(),

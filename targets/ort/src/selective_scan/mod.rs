@@ -9,7 +9,8 @@ use ort::{
     value::{Shape, SymbolicDimensions, ValueType},
 };
 use ssamba_contract::op::{
-    Attributes, OpError, PARAMETERS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN, attribute,
+    Attributes, Layout, OpError, PARAMETERS, REQUIRED_OPERANDS, RawAttributes, SELECTIVE_SCAN,
+    attribute,
 };
 
 use crate::operator::{Definition, known, read};
@@ -20,7 +21,8 @@ impl Definition for SelectiveScan {
     const NAME: &'static str = SELECTIVE_SCAN;
     const PARAMETERS: &'static [bool] = &PARAMETERS;
     const REQUIRED_OPERANDS: usize = REQUIRED_OPERANDS;
-    // `y` where `u` is, of the same size where the directions of a mixer are kept apart.
+    // `y` where `u` is, of the same shape where the directions of a mixer are kept apart and streams
+    // lie side by side: ONNX Runtime asks for the same axes, not for as many values.
     const IN_PLACE: &'static [(u32, u32)] = &[(0, 0)];
     type Attributes = Attributes;
 
@@ -32,6 +34,7 @@ impl Definition for SelectiveScan {
             combine: read(context, SELECTIVE_SCAN, attribute::COMBINE, "a string")?,
             scale: read(context, SELECTIVE_SCAN, attribute::SCALE, "a float")?,
             gate: read(context, SELECTIVE_SCAN, attribute::GATE, "a string")?,
+            layout: read(context, SELECTIVE_SCAN, attribute::LAYOUT, "a string")?,
             columns: read(context, SELECTIVE_SCAN, attribute::COLUMNS, "ints")?,
         })
     }
@@ -47,6 +50,7 @@ fn known_attributes(context: &ShapeInferenceContext) -> Option<Attributes> {
         groups: known(context, attribute::GROUPS)?,
         reverse: known(context, attribute::REVERSE)?,
         combine: known(context, attribute::COMBINE)?,
+        layout: known(context, attribute::LAYOUT)?,
         ..RawAttributes::default()
     };
     Attributes::from_raw(raw).ok()
@@ -62,12 +66,22 @@ fn output_type(attributes: &Attributes, operands: &[ValueType]) -> Option<ValueT
         }
         _ => None,
     };
-    // The batch and the tokens of `u`, `delta`, `Bm`, `Cm` and `z` are the same; weights know `D`.
-    let shared = |index| [0, 1, 3, 4, 6].into_iter().find_map(|operand| axis(operand, 3, index));
-    let width = [axis(2, 2, 0), axis(0, 3, 2), axis(1, 3, 2)];
-    let width = width.into_iter().flatten().map(|(size, _)| size).find(|&size| size >= 0)?;
+    // The batch and the tokens of `u`, `delta`, `Bm`, `Cm` and `z` are the same, or `z` alone has them;
+    // weights know `D`.
+    let rows: &[usize] = match attributes.layout() {
+        Layout::Channels => &[0, 1, 3, 4, 6],
+        Layout::Streams => &[6],
+    };
+    let shared = |index| rows.iter().find_map(|&operand| axis(operand, 3, index));
     let streams = i64::try_from(attributes.streams()).ok()?;
     let blocks = i64::try_from(attributes.output_blocks()).ok()?;
+    let size = |place: Option<(i64, String)>| place.map(|(size, _)| size).filter(|&size| size >= 0);
+    let of_streams = |size: i64| match attributes.layout() {
+        Layout::Channels => Some(size),
+        Layout::Streams => size.checked_mul(streams),
+    };
+    let width = [0, 1].into_iter().find_map(|operand| of_streams(size(axis(operand, 3, 2))?));
+    let width = size(axis(2, 2, 0)).or(width)?;
     let channels = (width % streams == 0).then_some(width / streams * blocks)?;
     let (sizes, symbols): (Vec<i64>, Vec<String>) =
         [shared(0)?, shared(1)?, (channels, String::new())].into_iter().unzip();
@@ -103,6 +117,23 @@ mod tests {
         assert_eq!(output(u), Some(tensor(&[-1, 7, 4], &["batch", "", ""])));
         let u = tensor(&[3, 7, -1], &["", "", ""]);
         assert_eq!(output(u), Some(tensor(&[3, 7, 4], &["", "", ""])));
+    }
+
+    #[test]
+    fn the_gate_alone_has_the_batch_and_the_tokens_of_streams_one_after_the_other() {
+        let raw = RawAttributes { layout: Some("streams".into()), ..RawAttributes::default() };
+        let attributes = Attributes::from_raw(raw).unwrap();
+        let open = || tensor(&[], &[]);
+        let u = tensor(&[2, -1, 4], &["", "", ""]);
+        let z = tensor(&[-1, 7, 4], &["batch", "", ""]);
+        let y = Some(tensor(&[-1, 7, 4], &["batch", "", ""]));
+        let of = |a, z| {
+            let operands = [u.clone(), u.clone(), a, open(), open(), open(), z];
+            output_type(&attributes, &operands)
+        };
+        assert_eq!(of(open(), z.clone()), y);
+        assert_eq!(of(tensor(&[8, 16], &["", ""]), z), y);
+        assert_eq!(of(open(), open()), None);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The CPU provider, as that of the scan.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::short_conv::{Activation, Attributes, PARAMETERS, Sizes};
+use ssamba_contract::op::{
+    Layout,
+    short_conv::{Activation, Attributes, PARAMETERS, Sizes},
+};
 
 use super::ShortConv;
 use crate::{
@@ -28,6 +31,10 @@ impl<T: Element> Run<ShortConv> for Cpu<T> {
             activation: match attributes.activation() {
                 Activation::Silu => ssamba_scan::Activation::Silu,
                 Activation::None => ssamba_scan::Activation::None,
+            },
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
             },
             x,
             weight,

@@ -1,7 +1,10 @@
 //! The CUDA provider, as for the scan.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::short_conv::{Activation, Attributes, Sizes};
+use ssamba_contract::op::{
+    Layout,
+    short_conv::{Activation, Attributes, Sizes},
+};
 use ssamba_scan::cuda::{ConvAddresses, ConvCall, ConvPlan};
 
 use super::ShortConv;
@@ -25,6 +28,10 @@ impl Run<ShortConv> for Gpu {
             activation: match attributes.activation() {
                 Activation::Silu => ssamba_scan::Activation::Silu,
                 Activation::None => ssamba_scan::Activation::None,
+            },
+            layout: match attributes.layout() {
+                Layout::Channels => ssamba_scan::Layout::Channels,
+                Layout::Streams => ssamba_scan::Layout::Streams,
             },
         };
         let plan = ConvPlan::new(&call, self.device.limits()).map_err(ort::Error::wrap)?;

@@ -5,13 +5,13 @@ use ssamba_contract::{
     Tensor,
     io::{FBANK, LOGITS},
     op::{
-        DOMAIN, attribute,
+        DOMAIN, Layout, attribute,
         short_conv::{OPERANDS, SHORT_CONV},
     },
 };
 
 use crate::support::{
-    Dim, Random, TOLERANCE, card, initializer, int, ints, model, string, value_info,
+    Dim, Random, TOLERANCE, card, initializer, int, ints, layout, model, string, value_info,
 };
 
 /// One `ShortConv` node whose `x` is the graph's input, and whose other operands are constants.
@@ -25,6 +25,8 @@ pub struct ConvProblem {
     pub reverse: Vec<i64>,
     pub silu: bool,
     pub bias: bool,
+    /// How the streams of the output lie.
+    pub layout: Layout,
 }
 
 impl ConvProblem {
@@ -39,6 +41,7 @@ impl ConvProblem {
             reverse: reverse.into(),
             silu: true,
             bias: true,
+            layout: Layout::Channels,
         }
     }
 
@@ -59,7 +62,9 @@ impl ConvProblem {
         problems.push(Self { taps: 7, ..base.clone() });
         problems.push(Self { groups: 2, reverse: vec![1, 0], ..base.clone() });
         problems.push(Self { groups: 1, reverse: vec![1], ..base });
-        problems
+        let by_stream = |problem: &Self| Self { layout: Layout::Streams, ..problem.clone() };
+        let by_stream: Vec<Self> = problems.iter().map(by_stream).collect();
+        [problems, by_stream].concat()
     }
 
     fn channels(&self) -> usize {
@@ -95,22 +100,29 @@ impl ConvProblem {
             domain: DOMAIN.into(),
             input: vec![FBANK.into(), OPERANDS[1].into(), OPERANDS[2].into()],
             output: vec![LOGITS.into()],
-            attribute: vec![
+            attribute: [
                 int(attribute::GROUPS, self.groups as i64),
                 ints(attribute::REVERSE, &self.reverse),
                 string(attribute::ACTIVATION, if self.silu { "silu" } else { "none" }),
-            ],
+            ]
+            .into_iter()
+            .chain(layout(self.layout))
+            .collect(),
             ..Default::default()
         };
         node.input.truncate(if self.bias { 3 } else { 2 });
         adapt(&mut node);
         let dims = |shape: &[usize]| shape.iter().map(Dim::from).collect::<Vec<_>>();
+        let output = match self.layout {
+            Layout::Channels => [self.batch, self.seq_len, self.channels()],
+            Layout::Streams => [self.reverse.len(), self.batch * self.seq_len, self.d_inner],
+        };
         let weights = OPERANDS.iter().zip(&operands).skip(1);
         let graph = GraphProto {
             name: "problem".into(),
             initializer: weights.map(|(name, tensor)| initializer(name, tensor)).collect(),
             input: vec![value_info(FBANK, &dims(operands[0].shape()))],
-            output: vec![value_info(LOGITS, &dims(&[self.batch, self.seq_len, self.channels()]))],
+            output: vec![value_info(LOGITS, &dims(&output))],
             node: vec![node],
             ..Default::default()
         };
@@ -123,7 +135,14 @@ impl ConvProblem {
         let directions = self.reverse.len() / self.groups;
         assert_eq!(got.len(), self.batch * self.seq_len * self.channels(), "{self:?}");
         for (index, &got) in got.iter().enumerate() {
-            let (row, channel) = (index / self.channels(), index % self.channels());
+            let (row, channel) = match self.layout {
+                Layout::Channels => (index / self.channels(), index % self.channels()),
+                Layout::Streams => {
+                    let (row, d) = (index / self.d_inner, index % self.d_inner);
+                    let rows = self.batch * self.seq_len;
+                    (row % rows, row / rows * self.d_inner + d)
+                }
+            };
             let (clip, token) = (row / self.seq_len, row % self.seq_len);
             let (stream, d) = (channel / self.d_inner, channel % self.d_inner);
             let mut sum = if self.bias { f64::from(bias.data()[channel]) } else { 0.0 };

@@ -4,7 +4,7 @@ use crate::{
     conv_problem::ConvProblem,
     norm_problem::NormProblem,
     options,
-    selective_scan::wide_rows,
+    selective_scan::every_problem,
     support::{Files, Problem, message, micro_fbank, micro_model, negating_body},
 };
 use onnx_protobuf::ModelProto;
@@ -34,7 +34,7 @@ fn assert_agree(left: &[f32], right: &[f32]) {
 #[test]
 #[ignore = "needs a CUDA device"]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all().into_iter().chain(wide_rows()) {
+    for problem in every_problem() {
         problem.assert_answered_by(&run(&problem.model(|_| {}), &problem.fbank(), &cuda()));
     }
 }

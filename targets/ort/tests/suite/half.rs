@@ -12,7 +12,7 @@ use ssamba_ort::OrtSession;
 use crate::{
     conv_problem::ConvProblem,
     options,
-    selective_scan::wide_rows,
+    selective_scan::every_problem,
     support::{Files, Problem, int},
 };
 
@@ -65,7 +65,7 @@ fn run(model: &ModelProto, fbank: &Tensor) -> Vec<f32> {
 
 #[test]
 fn a_scan_has_the_bits_of_single_precision_between_its_roundings() {
-    for problem in Problem::all().into_iter().chain(wide_rows()) {
+    for problem in every_problem() {
         let form = |half| rounded(problem.model(|_| {}), &op::PARAMETERS, half);
         let [half, single] = [true, false].map(|half| run(&form(half), &problem.fbank()));
         assert_eq!(half, single, "{problem:?}");

@@ -18,8 +18,13 @@ fn run(problem: &Problem, options: &Options) -> Vec<f32> {
     outputs.get(LOGITS).unwrap().data().to_vec()
 }
 
+/// All that the operator defines.
+pub fn every_problem() -> Vec<Problem> {
+    [Problem::all(), wide_rows(), Problem::by_stream()].concat()
+}
+
 /// `Bm` and `Cm` in rows that hold more.
-pub fn wide_rows() -> Vec<Problem> {
+fn wide_rows() -> Vec<Problem> {
     let mut problems = Vec::new();
     for (width, columns) in [(136, [8, 72]), (133, [69, 3]), (64, [0, 0])] {
         for d_inner in [5, 6] {
@@ -32,7 +37,7 @@ pub fn wide_rows() -> Vec<Problem> {
 
 #[test]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all().into_iter().chain(wide_rows()) {
+    for problem in every_problem() {
         problem.assert_answered_by(&run(&problem, &options()));
     }
 }
@@ -69,6 +74,7 @@ fn an_undefined_attribute_is_named() {
         (string(attribute::COMBINE, "max"), "`combine` is `max`"),
         (int(attribute::DELTA_SOFTPLUS, 7), "`delta_softplus` is 7"),
         (ints(attribute::COLUMNS, &[4]), "`columns` is [4]"),
+        (string(attribute::LAYOUT, "rows"), "`layout` is `rows`"),
         (float(attribute::GROUPS, 1.0), "`groups` is of another type, expected an int"),
         (int(attribute::SCALE, 1), "`scale` is of another type, expected a float"),
     ];

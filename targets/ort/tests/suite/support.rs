@@ -14,7 +14,7 @@ use protobuf::MessageField;
 use ssamba_contract::{
     Card, FrontEnd, Input, Lowering, Order, Precision, Scores, Tensor,
     io::{EMBEDDING, FBANK, LOGITS},
-    op::{DOMAIN, OPERANDS, SELECTIVE_SCAN, VERSION, attribute},
+    op::{DOMAIN, Layout, OPERANDS, SELECTIVE_SCAN, VERSION, attribute},
 };
 use tempfile::TempDir;
 
@@ -38,8 +38,10 @@ pub struct Problem {
     pub scale: f32,
     /// Whether `Dskip`, `z` and `delta_bias` are there.
     pub optional: [bool; 3],
-    /// The width of the rows of `Bm` and `Cm`, and where the first stream begins in either.
+    /// The width of the rows of `Bm` and `Cm`, and where their first stream begins in either.
     pub columns: Option<(usize, [usize; 2])>,
+    /// How streams lie.
+    pub layout: Layout,
 }
 
 impl Problem {
@@ -57,6 +59,7 @@ impl Problem {
             scale: 0.5,
             optional: [true; 3],
             columns: None,
+            layout: Layout::Channels,
         }
     }
 
@@ -83,6 +86,23 @@ impl Problem {
         problems
     }
 
+    /// The problems of streams one after the other, in rows that hold nothing else and in wider ones.
+    pub fn by_stream() -> Vec<Self> {
+        let mut problems = Vec::new();
+        for columns in [None, Some((44, [12, 28])), Some((37, [21, 1]))] {
+            let columns = |problem: &Self| columns.filter(|_| problem.d_state == 16);
+            problems.extend(Self::all().into_iter().filter(|problem| problem.optional[1]).map(
+                |problem| Self {
+                    layout: Layout::Streams,
+                    columns: columns(&problem),
+                    d_inner: if problem.batch == 3 { 6 } else { problem.d_inner },
+                    ..problem
+                },
+            ));
+        }
+        problems
+    }
+
     fn streams(&self) -> usize {
         self.reverse.len()
     }
@@ -91,13 +111,18 @@ impl Problem {
     fn shapes(&self) -> [Vec<usize>; OPERANDS.len()] {
         let &Self { batch, seq_len, d_inner, d_state, groups, .. } = self;
         let width = self.streams() * d_inner;
-        let states = self.columns.map_or(self.streams() * d_state, |(width, _)| width);
+        let (u, dense) = match self.layout {
+            Layout::Channels => ([batch, seq_len, width], self.streams() * d_state),
+            Layout::Streams => ([self.streams(), batch * seq_len, d_inner], d_state),
+        };
+        let states = self.columns.map_or(dense, |(width, _)| width);
+        let states = [u[0], u[1], states];
         [
-            vec![batch, seq_len, width],
-            vec![batch, seq_len, width],
+            u.to_vec(),
+            u.to_vec(),
             vec![width, d_state],
-            vec![batch, seq_len, states],
-            vec![batch, seq_len, states],
+            states.to_vec(),
+            states.to_vec(),
             vec![width],
             vec![batch, seq_len, groups * d_inner],
             vec![width],
@@ -165,7 +190,8 @@ impl Problem {
             node: vec![node],
             ..Default::default()
         };
-        model(graph, &card(self.seq_len, self.streams() * self.d_inner))
+        let [_, n_frames, n_mels] = self.shapes()[0][..] else { panic!("three axes") };
+        model(graph, &card(n_frames, n_mels))
     }
 
     /// The operator's definition, transcribed into `f64`.
@@ -178,7 +204,9 @@ impl Problem {
         let streams = self.streams();
         let directions = streams / groups;
         let blocks = if self.sum { groups } else { streams };
-        let (states_width, columns) = self.columns.unwrap_or((streams * d_state, [0, 0]));
+        // How many streams a row has, and which of them a stream is.
+        let in_row = if self.layout == Layout::Streams { 1 } else { streams };
+        let (states_width, columns) = self.columns.unwrap_or((in_row * d_state, [0, 0]));
         let mut y = vec![0.0; batch * seq_len * blocks * d_inner];
         for b in 0..batch {
             for stream in 0..streams {
@@ -188,7 +216,11 @@ impl Problem {
                     for step in 0..seq_len {
                         let t = if self.reverse[stream] == 1 { seq_len - 1 - step } else { step };
                         let row = b * seq_len + t;
-                        let wide = row * streams * d_inner + channel;
+                        let (before, place) = match self.layout {
+                            Layout::Channels => (0, stream),
+                            Layout::Streams => (stream * batch * seq_len, 0),
+                        };
+                        let wide = ((before + row) * in_row + place) * d_inner + d;
                         let u = at(0, wide).unwrap();
                         let mut dt = at(1, wide).unwrap() + at(7, channel).unwrap_or(0.0);
                         if self.delta_softplus {
@@ -196,7 +228,7 @@ impl Problem {
                         }
                         let mut s = at(5, channel).unwrap_or(0.0) * u;
                         for (n, h) in h.iter_mut().enumerate() {
-                            let state = row * states_width + stream * d_state + n;
+                            let state = (before + row) * states_width + place * d_state + n;
                             let a = at(2, channel * d_state + n).unwrap();
                             *h = (dt * a).exp() * *h + dt * at(3, state + columns[0]).unwrap() * u;
                             s += at(4, state + columns[1]).unwrap() * *h;
@@ -420,6 +452,7 @@ fn selective_scan_node(problem: &Problem, inputs: Vec<String>, output: &str) -> 
             float(attribute::SCALE, problem.scale),
         ]
         .into_iter()
+        .chain(layout(problem.layout))
         .chain(
             problem
                 .columns
@@ -428,6 +461,11 @@ fn selective_scan_node(problem: &Problem, inputs: Vec<String>, output: &str) -> 
         .collect(),
         ..Default::default()
     }
+}
+
+/// The attribute that says how streams lie; absent where that is the default.
+pub fn layout(layout: Layout) -> Option<AttributeProto> {
+    (layout != Layout::Channels).then(|| string(attribute::LAYOUT, layout.as_str()))
 }
 
 fn node(op_type: &str, inputs: &[&str], output: &str) -> NodeProto {

@@ -18,7 +18,7 @@ fn run(model: &ModelProto, problem: &Problem, threads: usize) -> Result<Vec<f32>
 
 #[test]
 fn every_problem_has_the_answer_of_the_definition() {
-    for problem in Problem::all() {
+    for problem in [Problem::all(), Problem::by_stream()].concat() {
         problem.assert_answered_by(&run(&problem.model(|_| {}), &problem, 1).unwrap());
     }
 }
@@ -55,7 +55,8 @@ fn an_undefined_attribute_is_named() {
         (int(attribute::DELTA_SOFTPLUS, 7), "`delta_softplus` is 7"),
         (float(attribute::GROUPS, 1.0), "attribute 'groups': expected int"),
         (int(attribute::SCALE, 1), "attribute 'scale': expected float"),
-        (ints(attribute::COLUMNS, &[0, 0]), "attribute `columns` is of files for a GPU"),
+        (ints(attribute::COLUMNS, &[4]), "`columns` is [4]"),
+        (string(attribute::LAYOUT, "rows"), "`layout` is `rows`"),
     ];
     for (attribute, needle) in cases {
         let model = Problem::new(1, 2, &[0, 1]).model(|node| {

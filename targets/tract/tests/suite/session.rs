@@ -133,6 +133,25 @@ fn a_card_that_contradicts_the_graph_is_an_error() {
     assert!(message.contains("its card says f32 of shape [batch, 6, 128]"), "{message}");
 }
 
+/// Archives from before the operators had an attribute for it hold no layout.
+#[test]
+fn an_archive_that_says_nothing_of_the_layout_runs() {
+    let files = Files::new();
+    let mut file = open(&files);
+    let mut bytes = file.pack().unwrap();
+    let said = b", layout = \"channels\", columns = []";
+    let places: Vec<usize> =
+        (0..bytes.len() - said.len()).filter(|&at| bytes[at..].starts_with(said)).collect();
+    assert_eq!(places.len(), 1);
+    bytes[places[0]..][..said.len()].fill(b' ');
+    let path = files.bytes("old.nnef.tar", &bytes);
+    let card = card(MICRO.0, MICRO.1);
+    let mut pack = TractSession::open_pack(path, card, &Options::default()).unwrap();
+    let fbank = micro_fbank(1);
+    let (old, new) = (pack.run(&fbank).unwrap(), file.run(&fbank).unwrap());
+    assert_eq!(old.get(LOGITS), new.get(LOGITS));
+}
+
 #[test]
 fn no_threads_is_an_error() {
     let path = Files::new().model(&micro_model());
