@@ -13,7 +13,7 @@ use crate::{
     conv_problem::ConvProblem,
     options,
     selective_scan::every_problem,
-    support::{Files, Problem, int},
+    support::{Files, int},
 };
 
 /// ONNX's numbers for `float` and `float16`.

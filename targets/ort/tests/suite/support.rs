@@ -96,6 +96,12 @@ impl Problem {
                     layout: Layout::Streams,
                     columns: columns(&problem),
                     d_inner: if problem.batch == 3 { 6 } else { problem.d_inner },
+                    // A step that a bias made negative grows its state, and with it every rounding.
+                    optional: if problem.delta_softplus {
+                        problem.optional
+                    } else {
+                        [true, true, false]
+                    },
                     ..problem
                 },
             ));
