@@ -46,13 +46,14 @@ pub struct ConvAddresses {
 #[repr(C)]
 pub struct ConvArguments {
     addresses: ConvAddresses,
+    stream_step: u64,
+    row: i32,
     batch: i32,
     seq_len: i32,
     d_inner: i32,
     taps: i32,
     groups: i32,
     directions: i32,
-    by_stream: i32,
     silu: i32,
     run: i32,
     reverse: ReverseBits,
@@ -87,15 +88,20 @@ impl ConvPlan {
         if !(1..=MAX_TAPS).contains(&taps) {
             return Err(PlanError { size: "taps", got: taps, most: MAX_TAPS });
         }
+        let stream_step = match call.layout {
+            Layout::Channels => d_inner,
+            Layout::Streams => batch * seq_len * d_inner,
+        };
         let mut arguments = ConvArguments {
             addresses: ConvAddresses::default(),
+            stream_step: stream_step as u64,
+            row: int("channels of a row", call.layout.streams_of_row(reverse.len()) * d_inner)?,
             batch: int("batch", batch)?,
             seq_len: int("seq_len", seq_len)?,
             d_inner: int("d_inner", d_inner)?,
             taps: int("taps", taps)?,
             groups: int("groups", groups)?,
             directions: int("directions", reverse.len() / groups.max(1))?,
-            by_stream: (call.layout == Layout::Streams).into(),
             silu: (call.activation == Activation::Silu).into(),
             run: 0,
             reverse: reverse_bits(reverse)?,
@@ -164,6 +170,17 @@ mod tests {
         let taps = ConvCall { taps: 3, ..CALL };
         let launch = ConvPlan::new(&taps, &one).unwrap().launch().unwrap();
         assert_eq!(KERNELS[launch.kernel], "conv_f16_any");
+    }
+
+    #[test]
+    fn streams_lie_where_the_layout_says() {
+        let places = |layout| {
+            let ConvArguments { stream_step, row, .. } =
+                ConvPlan::new(&ConvCall { layout, ..CALL }, &LIMITS).unwrap().arguments;
+            (stream_step, row)
+        };
+        assert_eq!(places(Layout::Channels), (64, 4 * 64));
+        assert_eq!(places(Layout::Streams), (2 * 33 * 64, 64));
     }
 
     #[test]

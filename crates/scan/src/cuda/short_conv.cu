@@ -9,13 +9,14 @@ struct ConvArguments {
     const float *weight;
     const float *bias;  // or null
     void *u;
+    long long stream_step;  // values from a stream of `u` to the next
+    int row;                // and from a token to the next
     int batch;
     int seq_len;
     int d_inner;
     int taps;
     int groups;
     int directions;
-    int by_stream;  // whether the streams of `u` lie one after the other, and not side by side
     int silu;
     int run;  // tokens of a thread
     unsigned reverse[REVERSE_WORDS];
@@ -29,7 +30,6 @@ template <typename T, int TAPS, int WIDTH>
 __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
     const int length = conv.seq_len;
     const int inner = conv.d_inner;
-    const int streams = conv.groups * conv.directions;
     const int vectors = conv.groups * inner / WIDTH;
     const int runs = (length + conv.run - 1) / conv.run;
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -76,10 +76,8 @@ __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
                 window[tap][lane] = values[lane];
             }
         }
-        const int u_row = (conv.by_stream ? 1 : streams) * inner;
-        const long long clip = conv.by_stream ? (long long)stream * conv.batch + batch : batch;
-        T *u = static_cast<T *>(conv.u) + (clip * length + begin) * u_row +
-               (conv.by_stream ? channel % inner : place);
+        T *u = static_cast<T *>(conv.u) + (batch * length + begin) * conv.row +
+               stream * conv.stream_step + channel % inner;
 #pragma unroll 8
         for (int token = begin; token < end; token++) {
             const Vector<T, WIDTH> values = row(token + ahead);
@@ -102,7 +100,7 @@ __device__ __forceinline__ void short_conv(const ConvArguments &conv) {
                 results.set(lane, conv.silu ? silu(sum) : sum);
             }
             *reinterpret_cast<Vector<T, WIDTH> *>(u) = results;
-            u += u_row;
+            u += conv.row;
         }
     }
 }
