@@ -178,8 +178,9 @@ fn a_file_of_another_checkpoint_or_recipe_is_not_the_same_model() {
     assert!(stderr(&output).contains("another checkpoint"), "{}", stderr(&output));
 
     let card = fs::read_to_string(zoo("kws12.toml")).unwrap();
-    let card = card.replace("mean = -6.845978", "mean = -6.5");
-    fs::write(folder.path().join("kws12.toml"), card).unwrap();
+    let other = card.replace("std = ", "std = 1");
+    assert_ne!(other, card);
+    fs::write(folder.path().join("kws12.toml"), other).unwrap();
     let output = ssamba_edge(folder.path(), &["verify", "kws.onnx", "--against", KWS12]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("another recipe"), "{}", stderr(&output));
@@ -339,6 +340,12 @@ fn half_precision_is_for_onnx_runtime_and_verifies_there() {
     let (code, _, said) = run(&["run", "half.onnx", "yes.wav", "--provider", "tract"]);
     assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
     assert!(said.contains("half precision (fp16)") && said.contains("--precision fp32"), "{said}");
+    let (_, heard, said) = run(&["run", "half.onnx", "yes.wav"]);
+    assert!(heard.starts_with("yes.wav: yes 0."), "{said}");
+    assert!(said.contains("not in tract: ") && said.contains("provider: cpu (auto)"), "{said}");
+    // What neither takes is not looked for in the other.
+    let (code, _, said) = run(&["run", "yes.wav", "yes.wav"]);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
 }
 
 #[test]

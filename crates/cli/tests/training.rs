@@ -354,11 +354,16 @@ fn ctrl_c_saves_and_resume_ends_where_the_run_would_have() {
 #[test]
 fn a_pretrained_encoder_is_a_start() {
     let folder = workshop();
+    let away = folder.path().join("tables").join("all");
+    fs::create_dir_all(&away).unwrap();
+    fs::copy(folder.path().join("clips.csv"), away.join("clips.csv")).unwrap();
     let output = ssamba_edge(
         folder.path(),
         &[
             "pretrain",
-            "clips",
+            "tables/all/clips.csv",
+            "--root",
+            ".",
             "-o",
             "pre",
             "--frames",

@@ -3,7 +3,7 @@
 //! All draws of a clip come from a stream of its own, so that neither threads nor the place in a batch
 //! matter.
 
-use ssamba_contract::FrontEnd;
+use ssamba_contract::{FrontEnd, Order};
 
 use crate::{plan::Augmentation, random::Random};
 
@@ -12,7 +12,7 @@ pub type Frames = [f32];
 
 /// What a network sees of a clip: `[n_frames, n_mels]`, padded and normalised, as in evaluation.
 pub fn plain(frames: &Frames, front_end: &FrontEnd) -> Vec<f32> {
-    normalised(padded(frames.to_vec(), front_end), front_end)
+    normalised(padded(frames.to_vec(), front_end), frames.len(), front_end)
 }
 
 /// How a clip sounds in training, `[frames, n_mels]`, not normalised; `background` is mixed in where the
@@ -83,6 +83,7 @@ impl Finish {
     /// numbers of frames than was drawn for: no noise is added to frames beyond.
     pub fn apply(&self, sound: Vec<f32>, front_end: &FrontEnd) -> Vec<f32> {
         let FrontEnd { n_frames, n_mels, .. } = *front_end;
+        let of_clip = sound.len();
         let mut fbank = padded(sound, front_end);
         let (start, width) = self.frequency;
         for row in fbank.chunks_exact_mut(n_mels) {
@@ -90,7 +91,7 @@ impl Finish {
         }
         let (start, width) = self.time;
         fbank[start * n_mels..(start + width) * n_mels].fill(0.0);
-        let mut fbank = normalised(fbank, front_end);
+        let mut fbank = normalised(fbank, of_clip, front_end);
         fbank.iter_mut().zip(&self.noise).for_each(|(x, noise)| *x += noise);
         fbank.rotate_right(self.roll.rem_euclid(n_frames as isize) as usize * n_mels);
         fbank
@@ -119,9 +120,14 @@ fn padded(mut fbank: Vec<f32>, front_end: &FrontEnd) -> Vec<f32> {
     fbank
 }
 
-fn normalised(mut fbank: Vec<f32>, front_end: &FrontEnd) -> Vec<f32> {
+/// Normalises a clip of so many values, and the padding behind it where the front end does.
+fn normalised(mut fbank: Vec<f32>, of_clip: usize, front_end: &FrontEnd) -> Vec<f32> {
     let (mean, scale) = (front_end.mean as f32, (2.0 * front_end.std) as f32);
-    fbank.iter_mut().for_each(|x| *x = (*x - mean) / scale);
+    let values = match front_end.order {
+        Order::PadThenNormalise => fbank.len(),
+        Order::NormaliseThenPad => of_clip.min(fbank.len()),
+    };
+    fbank[..values].iter_mut().for_each(|x| *x = (*x - mean) / scale);
     fbank
 }
 
@@ -185,7 +191,6 @@ fn resampled(frames: &Frames, n_mels: usize, sample_rate: u32, shift: f64, speed
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ssamba_contract::Order;
 
     fn front_end(n_frames: usize) -> FrontEnd {
         FrontEnd {
@@ -224,6 +229,13 @@ mod tests {
         assert_eq!(got, plain(&clip(5), &front_end));
         assert_eq!(got[5 * 8..], [1.0; 16], "padding is zero before it is normalised");
         assert_eq!(got[0], (clip(5)[0] + 4.0) / 4.0);
+
+        let after = FrontEnd { order: Order::NormaliseThenPad, ..front_end };
+        let got = augmented(&clip(5), None, &none, &after, &mut random);
+        assert_eq!(got, plain(&clip(5), &after));
+        assert_eq!(got[5 * 8..], [0.0; 16], "padding is zero and stays so");
+        assert_eq!(got[..5 * 8], plain(&clip(5), &front_end)[..5 * 8]);
+        assert_eq!(plain(&clip(9), &after), plain(&clip(9), &front_end), "nothing is padded");
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct Args {
     /// all but testing are taken.
     #[arg(required = true)]
     audio: Vec<PathBuf>,
+    /// Folder from which the paths of the tables go [default: each table's, or the one above].
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// A pretraining checkpoint to go on from [default: from scratch].
     #[arg(long, value_name = "CHECKPOINT")]
     from: Option<PathBuf>,
@@ -58,10 +61,11 @@ pub fn run(args: &Args) -> Result<Answer> {
     let (low, high) = pair("--cluster", &args.cluster)?;
     let masking = Masking { patches: args.mask, cluster: low..=high };
     masking.check(network.grid())?;
+    let table = TableArgs { root: args.root.clone(), ..TableArgs::default() };
     let mut paths = Vec::new();
     for argument in &args.audio {
         if argument.extension().is_some_and(|extension| extension == "csv") {
-            let listed = clips::of_either(argument, &TableArgs::default(), None)?;
+            let listed = clips::of_either(argument, &table, None)?;
             let listed = listed
                 .into_iter()
                 .filter(|clip| !matches!(clip.split.as_deref(), Some("testing" | "test")));
