@@ -1,10 +1,11 @@
 //! The operators of the domain `ssamba`, version 1: [`selective_scan`] and [`short_conv`], and
 //! [`add_layer_norm`], which only files for a GPU hold.
 //!
-//! A node of the first two holds `groups` mixers of one or two directions each; a *stream* is one direction of one
-//! mixer, and stream `g * directions + k` is direction `k` of mixer `g`. Streams lie side by side
-//! in the last axis, or one after the other in the first: see [`Layout`]. A stream marked in `reverse` walks from the last token to the first and stores
-//! each result at its own token, so a graph never flips anything.
+//! A node of the first two holds `groups` mixers of one or two directions each; a *stream* is one
+//! direction of one mixer, and stream `g * directions + k` is direction `k` of mixer `g`. Streams lie
+//! side by side in the last axis, or one after the other in the first: see [`Layout`]. A stream marked
+//! in `reverse` walks from the last token to the first and stores each result at its own token, so a
+//! graph never flips anything.
 
 use std::fmt;
 
