@@ -107,52 +107,25 @@ impl Blas {
         let Product { rows, columns, inner, batch, left, right, out, add } = *product;
         let int = |size: usize| c_int::try_from(size).context("a matrix is too large for cuBLAS");
         let (one, kept) = (1.0_f32, if add { 1.0_f32 } else { 0.0 });
-        let (operations, shape) =
-            ([right.operation(), left.operation()], [int(columns)?, int(rows)?, int(inner)?]);
-        let leading = [int(right.leading)?, int(left.leading)?, int(out.leading)?];
-        let [right_at, left_at] = [right.address as *const f32, left.address as *const f32];
-        let out_at = out.address as *mut f32;
-        // cuBLAS counts columns first, so it is told of the transposes, in the other order.
+        // In the terms of cuBLAS, which counts columns first: the transposes, in the other order.
+        let [m, n, k] = [int(columns)?, int(rows)?, int(inner)?];
+        let [op_a, op_b] = [right.operation(), left.operation()];
+        let [a, b] = [right.address as *const f32, left.address as *const f32];
+        let c = out.address as *mut f32;
+        let [lda, ldb, ldc] = [int(right.leading)?, int(left.leading)?, int(out.leading)?];
+        let handle = self.handle;
         // SAFETY: the handle is open, and the rest is the caller's.
         unsafe {
             if batch == 1 {
                 // Only here does it split long sums over the device.
-                result::sgemm(
-                    self.handle,
-                    operations[0],
-                    operations[1],
-                    shape[0],
-                    shape[1],
-                    shape[2],
-                    &one,
-                    right_at,
-                    leading[0],
-                    left_at,
-                    leading[1],
-                    &kept,
-                    out_at,
-                    leading[2],
-                )
+                result::sgemm(handle, op_a, op_b, m, n, k, &one, a, lda, b, ldb, &kept, c, ldc)
             } else {
+                let batch = int(batch)?;
+                let [a_step, b_step, c_step] =
+                    [right, left, out].map(|matrix| matrix.stride as i64);
                 result::sgemm_strided_batched(
-                    self.handle,
-                    operations[0],
-                    operations[1],
-                    shape[0],
-                    shape[1],
-                    shape[2],
-                    &one,
-                    right_at,
-                    leading[0],
-                    right.stride as i64,
-                    left_at,
-                    leading[1],
-                    left.stride as i64,
-                    &kept,
-                    out_at,
-                    leading[2],
-                    out.stride as i64,
-                    int(batch)?,
+                    handle, op_a, op_b, m, n, k, &one, a, lda, a_step, b, ldb, b_step, &kept, c,
+                    ldc, c_step, batch,
                 )
             }
         }

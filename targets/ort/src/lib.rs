@@ -23,6 +23,7 @@ mod placement;
 mod providers;
 mod selective_scan;
 mod session;
+mod settings;
 mod short_conv;
 
 #[cfg(feature = "cuda")]

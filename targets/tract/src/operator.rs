@@ -7,6 +7,7 @@ use std::{fmt::Debug, marker::PhantomData, num::NonZeroUsize};
 
 #[cfg(feature = "onnx")]
 use ssamba_contract::op::DOMAIN;
+use ssamba_contract::op::Layout;
 use ssamba_scan::Threads;
 use tract_nnef::internal::*;
 #[cfg(feature = "onnx")]
@@ -16,6 +17,14 @@ use tract_onnx::{
     pb::NodeProto,
     tract_hir::internal::*,
 };
+
+/// How streams lie, as [`ssamba_scan`] has it.
+pub(crate) fn layout(layout: Layout) -> ssamba_scan::Layout {
+    match layout {
+        Layout::Channels => ssamba_scan::Layout::Channels,
+        Layout::Streams => ssamba_scan::Layout::Streams,
+    }
+}
 
 /// Values of the operands in their order, `None` for those that are left out.
 pub(crate) type Operands<'a, T> = [Option<&'a [T]>];

@@ -1,6 +1,6 @@
 //! The operator `ssamba::SelectiveScan` for tract.
 
-use ssamba_contract::op::{Attributes, Combine, DOMAIN, Layout, OPERANDS, SELECTIVE_SCAN, Sizes};
+use ssamba_contract::op::{Attributes, Combine, DOMAIN, OPERANDS, SELECTIVE_SCAN, Sizes};
 #[cfg(feature = "onnx")]
 use ssamba_contract::op::{REQUIRED_OPERANDS, RawAttributes, attribute};
 use ssamba_scan::{Columns, Scan, Threads, selective_scan};
@@ -8,7 +8,7 @@ use tract_nnef::internal::*;
 #[cfg(feature = "onnx")]
 use tract_onnx::pb::NodeProto;
 
-use crate::operator::{Definition, Operands};
+use crate::operator::{Definition, Operands, layout};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SelectiveScan;
@@ -72,10 +72,7 @@ impl Definition for SelectiveScan {
                 Combine::None => ssamba_scan::Combine::None,
             },
             scale: attributes.scale(),
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            layout: layout(attributes.layout()),
             columns: attributes.columns().map(|[b, c]| Columns { width: sizes.states_width, b, c }),
             u,
             delta,

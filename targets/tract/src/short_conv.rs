@@ -1,7 +1,7 @@
 //! The operator `ssamba::ShortConv` for tract.
 
 use ssamba_contract::op::{
-    DOMAIN, Layout,
+    DOMAIN,
     short_conv::{Activation, Attributes, OPERANDS, SHORT_CONV, Sizes},
 };
 #[cfg(feature = "onnx")]
@@ -14,7 +14,7 @@ use tract_nnef::internal::*;
 #[cfg(feature = "onnx")]
 use tract_onnx::pb::NodeProto;
 
-use crate::operator::{Definition, Operands};
+use crate::operator::{Definition, Operands, layout};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShortConv;
@@ -71,10 +71,7 @@ impl Definition for ShortConv {
                 Activation::Silu => ssamba_scan::Activation::Silu,
                 Activation::None => ssamba_scan::Activation::None,
             },
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            layout: layout(attributes.layout()),
             x,
             weight,
             bias,

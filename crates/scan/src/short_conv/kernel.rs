@@ -103,8 +103,9 @@ impl Walk<'_> {
                 }
             }
             // SAFETY: `ShortConv::check` made `out` hold `streams * d_inner` values for each of
-            // `batch * seq_len` tokens, in either layout, and the block lies within `d_inner`. Blocks of different tasks
-            // are disjoint, each task runs once, and within a task only one part is alive at a time.
+            // `batch * seq_len` tokens, in either layout, and the block lies within `d_inner`. Blocks of
+            // different tasks are disjoint, each task runs once, and within a task only one part is alive
+            // at a time.
             #[expect(unsafe_code, reason = "tasks write disjoint channels of one output")]
             let out = unsafe { out.part(result + token * wide, block.width) };
             store(&sum, out);

@@ -1,13 +1,14 @@
 //! The CPU provider: `ssamba_scan` on ONNX Runtime's own threads.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{Attributes, Combine, Layout, PARAMETERS, Sizes};
+use ssamba_contract::op::{Attributes, PARAMETERS, Sizes};
 use ssamba_scan::{Columns, Scan, selective_scan};
 
 use super::SelectiveScan;
 use crate::{
     cpu::{Cpu, Element, Inputs, RuntimeThreads, output},
     operator::Run,
+    settings,
 };
 
 impl<T: Element> Run<SelectiveScan> for Cpu<T> {
@@ -29,15 +30,9 @@ impl<T: Element> Run<SelectiveScan> for Cpu<T> {
             groups: attributes.groups(),
             reverse: attributes.reverse(),
             delta_softplus: attributes.delta_softplus(),
-            combine: match attributes.combine() {
-                Combine::Sum => ssamba_scan::Combine::Sum,
-                Combine::None => ssamba_scan::Combine::None,
-            },
+            combine: settings::combine(attributes.combine()),
             scale: attributes.scale(),
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            layout: settings::layout(attributes.layout()),
             columns: attributes.columns().map(|[b, c]| Columns { width: sizes.states_width, b, c }),
             u,
             delta,

@@ -2,13 +2,14 @@
 //! captured as a graph.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{Attributes, Combine, Layout, Sizes};
+use ssamba_contract::op::{Attributes, Sizes};
 use ssamba_scan::cuda::{ScanAddresses, ScanCall, ScanPlan};
 
 use super::SelectiveScan;
 use crate::{
     cuda::{Gpu, Operands, output, stream},
     operator::Run,
+    settings,
 };
 
 impl Run<SelectiveScan> for Gpu {
@@ -21,19 +22,13 @@ impl Run<SelectiveScan> for Gpu {
             seq_len: sizes.seq_len,
             d_inner: sizes.d_inner,
             d_state: sizes.d_state,
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            layout: settings::layout(attributes.layout()),
             states_width: sizes.states_width,
             columns: attributes.columns().unwrap_or_default(),
             groups: attributes.groups(),
             reverse: attributes.reverse(),
             delta_softplus: attributes.delta_softplus(),
-            combine: match attributes.combine() {
-                Combine::Sum => ssamba_scan::Combine::Sum,
-                Combine::None => ssamba_scan::Combine::None,
-            },
+            combine: settings::combine(attributes.combine()),
             scale: attributes.scale(),
         };
         let plan = ScanPlan::new(&call, self.device.limits()).map_err(ort::Error::wrap)?;

@@ -1,15 +1,13 @@
 //! The CPU provider, as that of the scan.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{
-    Layout,
-    short_conv::{Activation, Attributes, PARAMETERS, Sizes},
-};
+use ssamba_contract::op::short_conv::{Attributes, PARAMETERS, Sizes};
 
 use super::ShortConv;
 use crate::{
     cpu::{Cpu, Element, Inputs, RuntimeThreads, output},
     operator::Run,
+    settings,
 };
 
 impl<T: Element> Run<ShortConv> for Cpu<T> {
@@ -28,14 +26,8 @@ impl<T: Element> Run<ShortConv> for Cpu<T> {
             taps: sizes.taps,
             groups: attributes.groups(),
             reverse: attributes.reverse(),
-            activation: match attributes.activation() {
-                Activation::Silu => ssamba_scan::Activation::Silu,
-                Activation::None => ssamba_scan::Activation::None,
-            },
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            activation: settings::activation(attributes.activation()),
+            layout: settings::layout(attributes.layout()),
             x,
             weight,
             bias,

@@ -1,16 +1,14 @@
 //! The CUDA provider, as for the scan.
 
 use ort::operator::ComputeContext;
-use ssamba_contract::op::{
-    Layout,
-    short_conv::{Activation, Attributes, Sizes},
-};
+use ssamba_contract::op::short_conv::{Attributes, Sizes};
 use ssamba_scan::cuda::{ConvAddresses, ConvCall, ConvPlan};
 
 use super::ShortConv;
 use crate::{
     cuda::{Gpu, Operands, output, stream},
     operator::Run,
+    settings,
 };
 
 impl Run<ShortConv> for Gpu {
@@ -25,14 +23,8 @@ impl Run<ShortConv> for Gpu {
             taps: sizes.taps,
             groups: attributes.groups(),
             reverse: attributes.reverse(),
-            activation: match attributes.activation() {
-                Activation::Silu => ssamba_scan::Activation::Silu,
-                Activation::None => ssamba_scan::Activation::None,
-            },
-            layout: match attributes.layout() {
-                Layout::Channels => ssamba_scan::Layout::Channels,
-                Layout::Streams => ssamba_scan::Layout::Streams,
-            },
+            activation: settings::activation(attributes.activation()),
+            layout: settings::layout(attributes.layout()),
         };
         let plan = ConvPlan::new(&call, self.device.limits()).map_err(ort::Error::wrap)?;
         let u = output(context, sizes.output_shape(attributes))?;
