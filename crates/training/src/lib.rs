@@ -31,4 +31,6 @@ pub use network::{Network, Tokens};
 pub use plan::Plan;
 pub use pretrain::Masking;
 pub use random::Random;
-pub use trainer::{Data, Example, Measured, Progress, Step, Sums, Trainer, in_parallel};
+pub use trainer::{
+    Data, Example, Measured, Progress, Step, Sums, Trainer, Validation, in_parallel,
+};

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Weight of the generative loss beside the discriminative one.
-const GENERATIVE: f64 = 10.0;
+pub const GENERATIVE: f64 = 10.0;
 
 /// Which patches are hidden.
 #[derive(Clone, Debug, PartialEq)]

@@ -74,10 +74,22 @@ pub struct Progress {
     pub plateau: Option<f64>,
     /// Best score of validation so far.
     pub best: Option<f64>,
+    /// Loss of validation beside it.
+    #[serde(default)]
+    pub best_loss: Option<f64>,
     /// Epoch of the best score, counted from 1.
     pub best_epoch: usize,
     /// Epochs since the last gain or factor.
     pub waited: usize,
+}
+
+/// What validation says of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    /// The higher the better.
+    pub score: f64,
+    /// Decides between equal scores, the lower the better: a few hundred clips give few different ones.
+    pub loss: f64,
 }
 
 /// What is summed over the clips of an epoch.
@@ -356,17 +368,17 @@ impl Trainer {
         Ok(Step { rate, norm })
     }
 
-    /// Ends an epoch whose validation gave `score`, the higher the better; whether it is the best.
-    pub fn end_epoch(&mut self, score: Option<f64>) -> bool {
+    /// Ends an epoch; whether it is the best so far by `validation`, always without one.
+    pub fn end_epoch(&mut self, validation: Option<Validation>) -> bool {
         let progress = &mut self.progress;
         progress.epoch += 1;
         progress.step = 0;
         progress.sums = Sums::default();
-        let Some(score) = score else { return true };
-        let gained = progress.best.is_none_or(|best| score > best);
-        if gained {
-            (progress.best, progress.best_epoch, progress.waited) =
-                (Some(score), progress.epoch, 0);
+        let Some(Validation { score, loss }) = validation else { return true };
+        let higher = progress.best.is_none_or(|best| score > best);
+        let lower = progress.best_loss.is_none_or(|best| loss < best);
+        if higher {
+            progress.waited = 0;
         } else {
             progress.waited += 1;
             if let Schedule::Plateau { factor, patience } = self.plan.schedule
@@ -376,7 +388,12 @@ impl Trainer {
                 progress.waited = 0;
             }
         }
-        gained
+        let better = higher || progress.best == Some(score) && lower;
+        if better {
+            (progress.best, progress.best_loss) = (Some(score), Some(loss));
+            progress.best_epoch = progress.epoch;
+        }
+        better
     }
 
     /// Logits of clips, as the network is now.

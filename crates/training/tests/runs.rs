@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use candle_core::{Device, Tensor};
 use ssamba_model_common::{Architecture, Checkpoint, Recipe};
 use ssamba_training::{
-    Config, Data, Example, Masking, Network, Plan, Random, Teacher, Trainer, augment,
+    Config, Data, Example, Masking, Network, Plan, Random, Teacher, Trainer, Validation, augment,
     score::highest,
 };
 
@@ -108,6 +108,25 @@ fn plain_logits(checkpoint: &Checkpoint, clip: &Example) -> Vec<f32> {
         }
     };
     outputs.unwrap().logits.unwrap().get(0).unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn of_epochs_with_equal_scores_the_one_with_the_lower_loss_is_the_best() {
+    let mut trainer = trainer(1, 1);
+    let epochs = [
+        (0.5, 2.0, true),
+        (0.75, 3.0, true),
+        (0.75, 3.0, false),
+        (0.75, 2.5, true),
+        (0.75, 4.0, false),
+        (0.5, 1.0, false),
+        (0.8, 9.0, true),
+    ];
+    for (score, loss, best) in epochs {
+        let validation = Validation { score, loss };
+        assert_eq!(trainer.end_epoch(Some(validation)), best, "{validation:?}");
+    }
+    assert_eq!((trainer.progress.best, trainer.progress.best_epoch), (Some(0.8), 7));
 }
 
 #[test]

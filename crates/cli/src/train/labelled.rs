@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use ssamba_contract::{FrontEnd, Scores};
 use ssamba_model_common::{Checkpoint, Recipe};
 use ssamba_training::{
-    Data, Example, Network, Plan, Teacher, Trainer,
+    Data, Example, Network, Plan, Teacher, Trainer, Validation,
     loss::loss,
     plan::{Loss, PLANS},
     score::report,
@@ -225,7 +225,7 @@ impl Objective for Labelled {
         format!("loss {:.3}, accuracy {:.1} %", sums.mean_loss(), 100.0 * sums.mean(0))
     }
 
-    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>> {
+    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<Validation>> {
         epoch.accuracy = Some(trainer.progress.sums.mean(0));
         let clips = &self.validation.clips;
         if clips.is_empty() {
@@ -245,12 +245,13 @@ impl Objective for Labelled {
         let targets = Tensor::from_vec(targets, shape, &Device::Cpu)?;
         let logits = Tensor::from_vec(logits.concat(), shape, &Device::Cpu)?;
         let total = loss(trainer.plan.loss, &logits, &targets)?.to_scalar::<f32>()?;
-        epoch.validation_loss = Some(f64::from(total) / clips.len() as f64);
+        let loss = f64::from(total) / clips.len() as f64;
+        epoch.validation_loss = Some(loss);
         epoch.validation_accuracy = Some(report.accuracy);
         if right.iter().all(|classes| classes.len() == 1) {
-            return Ok(Some(report.accuracy));
+            return Ok(Some(Validation { score: report.accuracy, loss }));
         }
         epoch.validation_map = Some(report.mean_average_precision);
-        Ok(Some(report.mean_average_precision))
+        Ok(Some(Validation { score: report.mean_average_precision, loss }))
     }
 }

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ssamba_contract::default_threads;
 use ssamba_model_common::{Architecture, Checkpoint, Recipe};
 use ssamba_ssast::HEAD_WIDTH;
-use ssamba_training::{Config, Distillation, Gpu, Network, Plan, Trainer};
+use ssamba_training::{Config, Distillation, Gpu, Network, Plan, Trainer, Validation};
 
 use self::{
     card::{Data, Tested, card},
@@ -271,8 +271,8 @@ trait Objective {
     fn step(&self, trainer: &mut Trainer, batch: &[usize], steps: usize) -> Result<f64>;
     /// Words for the line of a run under way.
     fn now(&self, trainer: &Trainer) -> String;
-    /// Closes the figures of an epoch; the second is its score, the higher the better.
-    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>>;
+    /// Closes the figures of an epoch.
+    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<Validation>>;
     /// Scores a checkpoint on clips that had no say in it, if there are any.
     fn test(&self, trainer: &Trainer, checkpoint: &Path) -> Result<Option<Tested>>;
 }
@@ -305,8 +305,8 @@ fn drive(args: &RunArgs, mut trainer: Trainer, objective: &impl Objective) -> Re
             live.step(batch.len(), &objective.now(&trainer));
         }
         let mut epoch = live.epoch(&trainer, rate);
-        let score = objective.validate(&trainer, &mut epoch)?;
-        epoch.best = trainer.end_epoch(score);
+        let validation = objective.validate(&trainer, &mut epoch)?;
+        epoch.best = trainer.end_epoch(validation);
         if epoch.best {
             folder.checkpoint("best", &trainer, objective.data(), Some(&epoch))?;
         }

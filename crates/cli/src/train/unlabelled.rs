@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use ssamba_training::{
-    Data, Example, Masking, Network, Plan, Random, Trainer,
+    Data, Example, Masking, Network, Plan, Random, Trainer, Validation,
     plan::{Decay, Schedule},
+    pretrain::GENERATIVE,
 };
 
 use super::{
@@ -179,13 +180,13 @@ impl Objective for Unlabelled {
         format!("nce {:.3}, mse {:.4}, accuracy {:.3}", sums.mean(1), sums.mean(2), sums.mean(0))
     }
 
-    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<f64>> {
+    fn validate(&self, trainer: &Trainer, epoch: &mut Epoch) -> Result<Option<Validation>> {
         let sums = &trainer.progress.sums;
         epoch.accuracy = Some(sums.mean(0));
         (epoch.nce, epoch.mse) = (Some(sums.mean(1)), Some(sums.mean(2)));
         let [accuracy, nce, mse] = trainer.pretraining_scores(&self.validation, &self.masking)?;
         epoch.validation_accuracy = Some(accuracy);
         (epoch.validation_nce, epoch.validation_mse) = (Some(nce), Some(mse));
-        Ok(Some(accuracy))
+        Ok(Some(Validation { score: accuracy, loss: nce + GENERATIVE * mse }))
     }
 }
