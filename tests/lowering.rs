@@ -305,7 +305,7 @@ fn the_file_carries_its_card() {
     let inspection = inspect(&exported.path()).unwrap();
     let card = Card::from_metadata(&inspection.metadata).unwrap();
     assert_eq!(card, exported.card);
-    assert_eq!(card.labels[0], "yes");
+    assert_eq!(card.labels[0], "_silence_");
     assert_eq!(inspection.inputs["fbank"], ["batch", "98", "128"]);
     assert_eq!(inspection.outputs["logits"], ["batch", "12"]);
     assert_eq!(inspection.functions, ["ssamba::ShortConv", "ssamba::SelectiveScan"]);

@@ -5,7 +5,7 @@ import { draw } from "./spectrogram.js";
 const HOP_S = 0.1; // between two answers while listening
 const SHOWN_S = 3; // of sound in the picture while listening, or the model's window if that is longer
 const SMOOTH = 3; // answers whose mean counts as heard
-const THRESHOLD = 0.6; // mean score from which a word was heard
+const THRESHOLD = 0.8; // mean score from which a word was heard
 const PAUSE_S = 1; // before the next word is heard
 const EVENTS = 12; // words that stay on the page
 const LONGEST_S = 20; // of a recording; more would take long

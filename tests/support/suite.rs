@@ -161,7 +161,7 @@ pub fn kws12() -> Result<(Checkpoint, Recipe)> {
 }
 
 /// The checkpoint of the bundled keyword model, in its folder.
-pub const KWS12: &str = "kws12.pth";
+pub const KWS12: &str = "kws12.safetensors";
 
 /// A keyword model in the form of the official code, as `torch.save` writes it: `DataParallel` names,
 /// zeros in a head that is never called.

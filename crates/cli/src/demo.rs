@@ -36,7 +36,7 @@ macro_rules! bundled {
 /// The keyword model, its card, and clips of its testing split; `models/zoo/kws12/README.md` has sources and
 /// licences.
 const BUNDLED: [(&str, &[u8]); 5] =
-    bundled!["kws12.pth", "kws12.toml", "yes.wav", "stop.wav", "left.wav"];
+    bundled!["kws12.safetensors", "kws12.toml", "yes.wav", "stop.wav", "left.wav"];
 
 pub fn run(args: &Args) -> Result<Answer> {
     match &args.output {

@@ -85,6 +85,22 @@ pub fn run(args: &Args) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
+/// What a model says of clips, and what is right.
+pub struct Heard {
+    /// In the order of the logits.
+    pub labels: Vec<String>,
+    /// A row a clip.
+    pub logits: Vec<Vec<f32>>,
+    /// Classes of each clip.
+    pub right: Vec<Vec<usize>>,
+}
+
+fn class_of(labels: &[String], label: &str) -> Result<usize> {
+    labels.iter().position(|known| known == label).ok_or_else(|| {
+        anyhow!("the model does not know the label `{label}`, but {}", labels.join(", "))
+    })
+}
+
 /// Scores what `session` says of clips; `model` is its file, for messages. With `without`, once more
 /// without the clips of that label.
 pub fn score(
@@ -93,6 +109,14 @@ pub fn score(
     clips: &[Clip],
     without: Option<&str>,
 ) -> Result<Report> {
+    let heard = hear_all(session, model, clips)?;
+    let without =
+        without.map(|label| class_of(&heard.labels, label)).transpose().context("--without")?;
+    Ok(report(&heard.labels, &heard.logits, &heard.right, without))
+}
+
+/// Runs clips; `model` is the session's file, for messages.
+pub fn hear_all(session: &mut dyn Session, model: &Path, clips: &[Clip]) -> Result<Heard> {
     let mut reader = Reader::new(session.card())?;
     let together = session.card().batch.unwrap_or(TOGETHER);
     let progress = ProgressBar::new(clips.len() as u64)
@@ -117,18 +141,12 @@ pub fn score(
     progress.finish_and_clear();
     let n_classes = logits.first().map_or(0, Vec::len);
     let labels: Vec<String> = (0..n_classes).map(|index| session.card().label(index)).collect();
-    let class_of = |label: &str| {
-        labels.iter().position(|known| known == label).ok_or_else(|| {
-            anyhow!("the model does not know the label `{label}`, but {}", labels.join(", "))
-        })
-    };
     let classes = |clip: &Clip| -> Result<Vec<usize>> {
-        let classes = clip.labels().map(class_of);
+        let classes = clip.labels().map(|label| class_of(&labels, label));
         classes.collect::<Result<_>>().with_context(|| clip.path.display().to_string())
     };
     let right = clips.iter().map(classes).collect::<Result<Vec<_>>>()?;
-    let without = without.map(class_of).transpose().context("--without")?;
-    Ok(report(&labels, &logits, &right, without))
+    Ok(Heard { labels, logits, right })
 }
 
 fn open(args: &Args) -> Result<Box<dyn Session>> {

@@ -41,6 +41,8 @@ mod run;
 mod spotting;
 #[cfg(feature = "convert")]
 mod targets;
+#[cfg(feature = "train")]
+mod temperature;
 mod terminal;
 #[cfg(feature = "train")]
 mod train;
@@ -71,6 +73,8 @@ enum Command {
     Pretrain(train::unlabelled::Args),
     #[cfg(feature = "train")]
     Eval(eval::Args),
+    #[cfg(feature = "train")]
+    Calibrate(temperature::Args),
     #[cfg(feature = "convert")]
     Verify(verify::Args),
     #[cfg(feature = "convert")]
@@ -120,6 +124,8 @@ fn run(command: Command) -> Result<Answer> {
         Command::Pretrain(args) => train::unlabelled::run(&args),
         #[cfg(feature = "train")]
         Command::Eval(args) => eval::run(&args),
+        #[cfg(feature = "train")]
+        Command::Calibrate(args) => temperature::run(&args),
         #[cfg(feature = "convert")]
         Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "convert")]

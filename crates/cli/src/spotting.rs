@@ -9,7 +9,7 @@ use ssamba_kws::{Changes, Settings};
 /// Settings of the spotter; what is left out stays as the model has it.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SettingsArgs {
-    /// Mean score from which a label fires; may be repeated [default: 0.6].
+    /// Mean score from which a label fires; may be repeated [default: 0.8].
     #[arg(long, value_name = "X|LABEL=X")]
     threshold: Vec<String>,
     /// From one window to the next, a multiple of 10 [default: 100].

@@ -65,7 +65,7 @@ fn a_stream_of_known_words_has_the_known_hits_and_false_alarms() {
     let at = |name: &str| folder.path().join(name);
     let options = ["--snr", "40", "--seed", "3", "--write", "stream.wav", "-o", "first"];
     let table = done(&detect(folder.path(), &options));
-    assert!(table.contains("0.6 (set)"), "{table}");
+    assert!(table.contains("0.8 (set)"), "{table}");
     let report = json(at("first/detect.json"));
     assert_eq!((&report["clips"]["keywords"], &report["clips"]["others"]), (&2.into(), &1.into()));
     assert_eq!((&report["seed"], &report["noise"][0]), (&3.into(), &"hiss.wav".into()));
@@ -89,7 +89,7 @@ fn a_stream_of_known_words_has_the_known_hits_and_false_alarms() {
     assert!(column("false_alarms").last() < column("false_alarms").first());
     assert_eq!(curve.last().unwrap()["misses"], 2, "nothing reaches 0.999");
     let svg = fs::read_to_string(at("first/detect.svg")).unwrap();
-    assert!(svg.contains("40 dB; ring: threshold 0.6"), "{svg}");
+    assert!(svg.contains("40 dB; ring: threshold 0.8"), "{svg}");
 
     // The written stream, through the spotter itself: the events that were counted.
     let mut reader = hound::WavReader::open(at("stream.wav")).unwrap();
@@ -210,7 +210,7 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
         ssamba_edge(folder.path(), &["bench", "detect", "kws.onnx", clips, "--noise", noise])
     };
     for (output, words) in [
-        (export(&["--threshold", "maybe=0.5"]), "a threshold for `maybe`, expected one of yes"),
+        (export(&["--threshold", "maybe=0.5"]), "a threshold for `maybe`, expected one of _silence_"),
         (export(&["--threshold", "high"]), "--threshold takes X or LABEL=X, got `high`"),
         (export(&["--hop", "7"]), "a hop of 7 ms"),
         (export(&["--window", "2000"]), "a window of 198 frames does not fit the model"),
@@ -225,7 +225,7 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
         (bench(&["--snr", "nan"]), "--snr NaN"),
         (bench(&["--write", "new.wav"]), "--write takes one stream"),
         (bench(&["--manifest", "none.csv"]), "none.csv: No such file"),
-        (of("foreign", "hiss.wav"), "foreign: no clip has a label of the model, one of yes, no"),
+        (of("foreign", "hiss.wav"), "foreign: no clip has a label of the model, one of _silence_, _unknown_"),
         (of("clips/yes", "hiss.wav"), "expected a folder of clips for each label"),
         (of("clips", "none.wav"), "none.wav"),
     ] {

@@ -9,8 +9,10 @@ use std::{
     process::{Command, Output},
 };
 
+use candle_core::Tensor;
 use program::{ssamba_edge, stderr, stdout};
 use serde_json::Value;
+use ssamba_model_common::Checkpoint;
 use tempfile::TempDir;
 
 /// Half a second of a tone over some hiss.
@@ -457,6 +459,62 @@ fn the_transformer_is_trained_by_the_same_commands() {
     let from = ["train", "clips.csv", "--arch", "ssamba", "--from", "run/best.safetensors"];
     let output = ssamba_edge(folder.path(), &[&from[..], &["-o", "no"]].concat());
     assert!(stderr(&output).contains("not of ssamba as asked"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_calibrated_checkpoint_hears_the_same_with_scores_that_say_how_often() {
+    let folder = workshop();
+    done(&train(&folder, &["-o", "run", "--epochs", "25", "--batch", "2"]));
+    let calibrate = |checkpoint: &str, table: &str, output: &str| {
+        ssamba_edge(folder.path(), &["calibrate", checkpoint, table, "-o", output])
+    };
+    // Two of ten clips of each label are called by the other.
+    let table = String::from_utf8(read(&folder, "clips.csv")).unwrap();
+    let odd: Vec<String> = table
+        .lines()
+        .map(|line| match line.contains("/0.wav") || line.contains("/1.wav") {
+            true if line.contains(",low,") => line.replace(",low,", ",high,"),
+            true => line.replace(",high,", ",low,"),
+            false => line.to_owned(),
+        })
+        .collect();
+    fs::write(folder.path().join("odd.csv"), odd.join("\n")).unwrap();
+    let words = stderr(&calibrate("run/best.safetensors", "odd.csv", "mild.safetensors"));
+    assert!(words.contains("after       80.00 % of what is heard is right, at a mean"), "{words}");
+
+    let old = Checkpoint::read(&folder.path().join("run/best.safetensors")).unwrap().tensors;
+    let new = Checkpoint::read(&folder.path().join("mild.safetensors")).unwrap().tensors;
+    let card = card(&folder, "mild.toml");
+    let temperature = card["calibration"]["temperature"].as_float().unwrap();
+    assert!(old.keys().eq(new.keys()));
+    for (name, old) in &old {
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let factor = if name.starts_with("mlp_head.1.") { temperature as f32 } else { 1.0 };
+        for (old, new) in values(old).into_iter().zip(values(&new[name])) {
+            assert!((old - factor * new).abs() <= 1e-5 * old.abs(), "{name}: {old}, {new}");
+        }
+    }
+    assert_eq!(card["sha256"].as_str().unwrap(), sha256(&folder, "mild.safetensors"));
+    assert_eq!(
+        card["calibration"]["of"].as_str().unwrap(),
+        sha256(&folder, "run/best.safetensors")
+    );
+    assert_eq!(card["training"]["seed"].as_integer(), Some(1), "the rest of the card stays");
+
+    // The clips confirm it: there is nothing left to divide by.
+    let words = stderr(&calibrate("mild.safetensors", "odd.csv", "again.safetensors"));
+    assert!(words.contains("temperature 1.000,"), "{words}");
+    done(&ssamba_edge(folder.path(), &["export", "mild.safetensors", "-o", "mild.onnx"]));
+
+    for (table, output, problem) in [
+        ("clips.csv", "sure.safetensors", "every clip is right by a margin"),
+        ("odd.csv", "mild.pth", "expected a name that ends in .safetensors"),
+    ] {
+        let refused = calibrate("run/best.safetensors", table, output);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(stderr(&refused).contains(problem), "{}", stderr(&refused));
+        assert!(!folder.path().join(output).exists());
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod pretrain;
 mod random;
 pub mod score;
+mod temperature;
 mod trainer;
 
 pub use architecture::{Config, folding};
@@ -31,6 +32,7 @@ pub use network::{Network, Tokens};
 pub use plan::Plan;
 pub use pretrain::Masking;
 pub use random::Random;
+pub use temperature::temperature;
 pub use trainer::{
-    Data, Example, Measured, Progress, Step, Sums, Trainer, Validation, in_parallel,
+    Data, Example, Measured, Progress, Step, Sums, Trainer, Validation, in_parallel, to_safetensors,
 };

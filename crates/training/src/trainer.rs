@@ -457,7 +457,7 @@ impl Trainer {
             Ok((name.to_owned(), Tensor::from_slice(values, values.len(), &Device::Cpu)?))
         });
         let tensors = tensors.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
-        safetensors(&tensors, Some(serde_json::to_string(&state)?))
+        to_safetensors(&tensors, Some(serde_json::to_string(&state)?))
     }
 
     /// Goes on from a state file.
@@ -516,7 +516,7 @@ impl Trainer {
     /// # Errors
     /// Never for a run on the CPU.
     pub fn checkpoint(&self) -> Result<Vec<u8>> {
-        safetensors(&self.network.official()?, None)
+        to_safetensors(&self.network.official()?, None)
     }
 }
 
@@ -584,7 +584,14 @@ pub fn in_parallel(
 /// The one key of a state file's metadata: with several, their order would differ from run to run.
 const STATE: &str = "ssamba-edge";
 
-fn safetensors(tensors: &BTreeMap<String, Tensor>, words: Option<String>) -> Result<Vec<u8>> {
+/// A safetensors file of `tensors`, with `words` for a program in its header.
+///
+/// # Errors
+/// Never for tensors of numbers on the CPU.
+pub fn to_safetensors(
+    tensors: &BTreeMap<String, Tensor>,
+    words: Option<String>,
+) -> Result<Vec<u8>> {
     use safetensors::{Dtype, tensor::TensorView};
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {

@@ -34,6 +34,7 @@
 //! [accuracy]                  # mean_average_precision
 //! [data]
 //! [training]
+//! [calibration]
 //! ```
 //!
 //! With the last of these it is the card of a model, as `train` writes it.
@@ -149,6 +150,8 @@ struct File {
     _data: Option<toml::Table>,
     #[serde(rename = "training")]
     _training: Option<toml::Table>,
+    #[serde(rename = "calibration")]
+    _calibration: Option<toml::Table>,
 }
 
 fn sixteen_kilohertz() -> u32 {

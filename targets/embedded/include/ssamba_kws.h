@@ -44,7 +44,7 @@ typedef struct {
     uint32_t window_ms;     /* sound in one window; all that the model takes */
     uint32_t smooth;        /* windows whose scores are averaged; 3 */
     uint32_t refractory_ms; /* pause after an event; 1000 */
-    float threshold;        /* mean score from which a label, any, fires, up to 1; 0.6 */
+    float threshold;        /* mean score from which a label, any, fires, up to 1; 0.8 */
 } ssamba_kws_settings;
 
 typedef struct {

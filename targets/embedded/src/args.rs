@@ -27,7 +27,7 @@ Usage: ssamba-kws MODEL [FILE.wav|-|--microphone[=DEVICE]] [OPTIONS]
 Both are in programs that were built with the feature `microphone`.
 
 Options; a folder brings defaults of its own:
-  --threshold X        mean score from which a label fires [default: 0.6]
+  --threshold X        mean score from which a label fires [default: 0.8]
   --threshold LABEL=X  the same for one label; may be repeated
   --hop MS             from one window to the next, a multiple of 10 [default: 100]
   --window MS          sound in one window [default: all that the model takes]

@@ -38,7 +38,7 @@ impl Default for Settings {
             hop_ms: 100,
             window_ms: None,
             smooth: 3,
-            threshold: 0.6,
+            threshold: 0.8,
             thresholds: BTreeMap::new(),
             refractory_ms: 1000,
         }

@@ -39,7 +39,7 @@ fn assert_json_words(output: &Output) {
     for line in &lines {
         let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["label", "score", "time_s"]);
-        assert!((0.6..=1.0).contains(&line["score"].as_f64().unwrap()), "{line}");
+        assert!((0.8..=1.0).contains(&line["score"].as_f64().unwrap()), "{line}");
     }
     assert_words(
         lines
@@ -104,7 +104,7 @@ fn events_are_printed_while_the_stream_goes_on() {
 fn one_clip_is_one_window() {
     let exported = Exported::new();
     let output = program().arg(exported.model()).arg(clip_path("yes")).output().unwrap();
-    assert!(printed(&output).starts_with("    0.995 s  yes 0.8"), "{output:?}");
+    assert!(printed(&output).starts_with("    0.995 s  yes 0.9"), "{output:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 >>> import ssamba_edge
 >>> model = ssamba_edge.load("kws.onnx")
 >>> model.run(waveform).top(1)
-[('yes', 0.827)]
+[('yes', 0.989)]
 
 Installing the package also puts the program ``ssamba-edge`` on the path.
 """

@@ -14,7 +14,7 @@ import onnxruntime
 import ssamba_edge
 
 ZOO = Path(__file__).parents[3] / "models" / "zoo" / "kws12"
-CHECKPOINT = ZOO / "kws12.pth"
+CHECKPOINT = ZOO / "kws12.safetensors"
 WORDS = ("yes", "stop", "left")
 
 

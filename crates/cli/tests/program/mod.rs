@@ -8,7 +8,7 @@ use std::{
 
 /// The checkpoint of the bundled keyword model; its card is `kws12.toml`.
 #[allow(dead_code, reason = "not every test of the program takes it")]
-pub const KWS12: &str = "kws12.pth";
+pub const KWS12: &str = "kws12.safetensors";
 
 /// A file of the bundled keyword model.
 #[allow(dead_code, reason = "not every test of the program takes it")]

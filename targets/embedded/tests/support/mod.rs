@@ -21,7 +21,7 @@ pub const WORDS: [&str; 3] = ["yes", "stop", "left"];
 const SECOND: usize = 16_000;
 
 /// The checkpoint of the bundled keyword model; its card is `kws12.toml`.
-const KWS12: &str = "kws12.pth";
+const KWS12: &str = "kws12.safetensors";
 
 fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/zoo/kws12").join(name)
