@@ -210,7 +210,10 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
         ssamba_edge(folder.path(), &["bench", "detect", "kws.onnx", clips, "--noise", noise])
     };
     for (output, words) in [
-        (export(&["--threshold", "maybe=0.5"]), "a threshold for `maybe`, expected one of _silence_"),
+        (
+            export(&["--threshold", "maybe=0.5"]),
+            "a threshold for `maybe`, expected one of _silence_",
+        ),
         (export(&["--threshold", "high"]), "--threshold takes X or LABEL=X, got `high`"),
         (export(&["--hop", "7"]), "a hop of 7 ms"),
         (export(&["--window", "2000"]), "a window of 198 frames does not fit the model"),
@@ -225,7 +228,10 @@ fn wrong_input_gets_one_clear_sentence_and_leaves_nothing_behind() {
         (bench(&["--snr", "nan"]), "--snr NaN"),
         (bench(&["--write", "new.wav"]), "--write takes one stream"),
         (bench(&["--manifest", "none.csv"]), "none.csv: No such file"),
-        (of("foreign", "hiss.wav"), "foreign: no clip has a label of the model, one of _silence_, _unknown_"),
+        (
+            of("foreign", "hiss.wav"),
+            "foreign: no clip has a label of the model, one of _silence_, _unknown_",
+        ),
         (of("clips/yes", "hiss.wav"), "expected a folder of clips for each label"),
         (of("clips", "none.wav"), "none.wav"),
     ] {

@@ -51,30 +51,37 @@ fn mixer<V: Vector, const W: usize>(zero: V, scan: &Scan<'_>, block: Block, out:
     }
 }
 
+/// A state of a block of channels, and its decay rates.
+#[derive(Clone, Copy)]
+struct State<V, const W: usize> {
+    a: [V; W],
+    h: [V; W],
+}
+
 /// Takes a token into the states of a block, and adds their part to `y`. With `IN_RANGE` no decay of
 /// the token needs a bound.
 #[inline(always)]
 fn update<V: Vector, const W: usize, const N: usize, const IN_RANGE: bool>(
-    a: &[[V; W]; N],
+    states: &mut [State<V, W>; N],
     b: &[f32],
     c: &[f32],
     dt: &[V; W],
     dt_u: &[V; W],
-    h: &mut [[V; W]; N],
     y: &mut [V; W],
 ) {
     for n in 0..b.len() {
         let (b, c) = (y[0].splat(b[n]), y[0].splat(c[n]));
-        let mut decay = a[n];
+        let State { a, h } = &mut states[n];
+        let mut decay = *a;
         for w in 0..W {
             decay[w] = dt[w] * decay[w];
         }
         decay = if IN_RANGE { exp2_in_range(decay) } else { exp2(decay) };
         for w in 0..W {
-            h[n][w] = decay[w].mul_add(h[n][w], dt_u[w] * b);
+            h[w] = decay[w].mul_add(h[w], dt_u[w] * b);
         }
         for w in 0..W {
-            y[w] = c.mul_add(h[n][w], y[w]);
+            y[w] = c.mul_add(h[w], y[w]);
         }
     }
 }
@@ -147,7 +154,7 @@ impl<'a> Walk<'a> {
                 steepest[w] = a[n][w].negative_abs().at_most(steepest[w]);
             }
         }
-        let mut h = [[zero; W]; N];
+        let mut states = a.map(|a| State { a, h: [zero; W] });
 
         for step in 0..scan.seq_len {
             let token = match scan.reverse[self.stream] {
@@ -158,9 +165,9 @@ impl<'a> Walk<'a> {
             let wide = places.wide + token * places.wide_row;
             let u = load::<V, W>(zero, &scan.u[wide..][..block.width]);
             let mut dt = load::<V, W>(zero, &scan.delta[wide..][..block.width]);
-            let states = token * places.states_row;
-            let b = &scan.b[places.b + states..][..d_state];
-            let c = &scan.c[places.c + states..][..d_state];
+            let narrow_row = token * places.states_row;
+            let b = &scan.b[places.b + narrow_row..][..d_state];
+            let c = &scan.c[places.c + narrow_row..][..d_state];
 
             let (mut dt_u, mut y) = ([zero; W], [zero; W]);
             let mut in_range = true;
@@ -174,9 +181,9 @@ impl<'a> Walk<'a> {
                 y[w] = d_skip[w] * u[w];
             }
             if in_range {
-                update::<V, W, N, true>(&a, b, c, &dt, &dt_u, &mut h, &mut y);
+                update::<V, W, N, true>(&mut states, b, c, &dt, &dt_u, &mut y);
             } else {
-                update::<V, W, N, false>(&a, b, c, &dt, &dt_u, &mut h, &mut y);
+                update::<V, W, N, false>(&mut states, b, c, &dt, &dt_u, &mut y);
             }
 
             let narrow = (row * self.output_blocks + self.output_block) * scan.d_inner;

@@ -140,7 +140,10 @@ fn what_cannot_work_is_refused_when_opening() {
     };
     let thresholds = [("maybe".to_owned(), 0.5)].into();
     let message = refused(&Settings { thresholds, ..Settings::default() });
-    assert!(message.contains("a threshold for `maybe`, expected one of _silence_, _unknown_"), "{message}");
+    assert!(
+        message.contains("a threshold for `maybe`, expected one of _silence_, _unknown_"),
+        "{message}"
+    );
     let thresholds = [("_silence_".to_owned(), 0.5)].into();
     let message = refused(&Settings { thresholds, ..Settings::default() });
     assert!(message.contains("`_silence_` never fires"), "{message}");

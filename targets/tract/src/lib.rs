@@ -8,6 +8,8 @@
 
 #![deny(missing_docs)]
 
+#[cfg(feature = "onnx")]
+mod integer_product;
 mod nnef;
 #[cfg(feature = "onnx")]
 mod onnx;

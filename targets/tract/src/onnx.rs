@@ -14,6 +14,7 @@ use tract_onnx::{
 };
 
 use crate::{
+    integer_product,
     operator::{register, set_threads},
     selective_scan::SelectiveScan,
     session::guarded,
@@ -29,6 +30,7 @@ pub(crate) fn read(
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     register::<SelectiveScan>(&mut onnx);
     register::<ShortConv>(&mut onnx);
+    integer_product::register(&mut onnx);
     let proto = onnx
         .proto_model_for_read(&mut &bytes[..])
         .map_err(|_| anyhow!("it is not an ONNX model"))?;
