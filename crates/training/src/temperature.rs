@@ -70,7 +70,7 @@ mod tests {
         let mut random = Random::new(3, &[]);
         let clip = |index: usize| {
             let mut row: Vec<f32> = (0..5).map(|_| 0.3 * random.normal() as f32).collect();
-            row[if index % 4 == 0 { random.below(5) } else { index % 5 }] += 1.0;
+            row[if index.is_multiple_of(4) { random.below(5) } else { index % 5 }] += 1.0;
             (row, vec![index % 5])
         };
         (0..200).map(clip).unzip()

@@ -107,9 +107,10 @@ mod tests {
 
     /// What a model of one product says of matrices of extreme values, and what it should say.
     fn product(of_a: Option<u8>, of_b: Option<[i8; COLUMNS]>) -> (Vec<i32>, Vec<i32>) {
-        let a: Vec<u8> = (0..ROWS * DEPTH).map(|i| if i % 7 == 0 { 3 } else { 255 }).collect();
+        let a: Vec<u8> =
+            (0..ROWS * DEPTH).map(|i| if i.is_multiple_of(7) { 3 } else { 255 }).collect();
         let b: Vec<i8> =
-            (0..DEPTH * COLUMNS).map(|i| if i % 11 == 0 { 127 } else { -128 }).collect();
+            (0..DEPTH * COLUMNS).map(|i| if i.is_multiple_of(11) { 127 } else { -128 }).collect();
         let want = (0..ROWS * COLUMNS).map(|place| {
             let (row, column) = (place / COLUMNS, place % COLUMNS);
             let term = |k: usize| {
