@@ -146,31 +146,10 @@ fn described(
         true => fs::read_to_string(&beside).with_context(|| beside.display().to_string())?,
         false => network.recipe().to_toml(network.sizes()),
     };
-    let claim = format!("sha256 = \"{}\"", sha256(weights));
-    // What stands before the first table is of the recipe itself.
-    let (mut lines, mut claimed) = (Vec::new(), false);
-    let mut tables = false;
-    for line in text.lines() {
-        let opens = line.starts_with('[');
-        if opens && !tables && !claimed {
-            lines.extend([claim.clone(), String::new()]);
-            claimed = true;
-        }
-        tables |= opens;
-        match !tables && line.starts_with("sha256") {
-            true => {
-                lines.push(claim.clone());
-                claimed = true;
-            }
-            false => lines.push(line.to_owned()),
-        }
-    }
-    if !claimed {
-        lines.push(claim);
-    }
-    let mut table = toml::Table::new();
-    table.insert("calibration".into(), toml::Value::try_from(calibration)?);
-    Ok(lines.join("\n") + "\n\n" + &toml::to_string(&table)?)
+    let mut card: toml::Table = text.parse()?;
+    card.insert("sha256".into(), sha256(weights).into());
+    card.insert("calibration".into(), toml::Value::try_from(calibration)?);
+    Ok(toml::to_string(&card)?)
 }
 
 /// Share of clips of which the class with the highest score is right, and the mean of that score.

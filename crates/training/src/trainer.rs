@@ -587,7 +587,7 @@ const STATE: &str = "ssamba-edge";
 /// A safetensors file of `tensors`, with `words` for a program in its header.
 ///
 /// # Errors
-/// Never for tensors of numbers on the CPU.
+/// When a tensor is neither of `f32` nor of `i64`.
 pub fn to_safetensors(
     tensors: &BTreeMap<String, Tensor>,
     words: Option<String>,
