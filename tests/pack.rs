@@ -3,15 +3,20 @@
 
 use ssamba_contract::{Session, Tensor};
 use ssamba_model::{Checkpoint, Head, NormKind, Recipe};
-use ssamba_onnx::Options;
+use ssamba_onnx::{Options, Precision};
 use ssamba_ssast::CLASS_TOKENS;
-use ssamba_tests::{compare::max_abs_error, hashed, suite::Exported};
+use ssamba_tests::{
+    compare::max_abs_error,
+    hashed,
+    suite::{Exported, kws12},
+};
 use ssamba_tract::TractSession;
 
 /// The same graph, planned in the same way.
 const ROUNDING: f32 = 1e-5;
 
-fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) {
+/// Bytes of the pack.
+fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options) -> usize {
     let exported = Exported::new(checkpoint, recipe, options).unwrap();
     let threads = ssamba_tract::Options { threads: Some(1) };
     let mut file = TractSession::open(exported.path(), &threads).unwrap();
@@ -32,6 +37,11 @@ fn check(what: &str, checkpoint: &Checkpoint, recipe: Recipe, options: &Options)
     let two = Tensor::new([2, shape[1], shape[2]], [fbank.data(), fbank.data()].concat()).unwrap();
     let message = format!("{:#}", pack.run(&two).unwrap_err());
     assert!(message.contains("a pack takes one clip at a time"), "{message}");
+    bytes.len()
+}
+
+fn eight_bits() -> Options {
+    Options { precision: Precision::I8, ..Options::default() }
 }
 
 #[test]
@@ -67,6 +77,15 @@ fn ssast_of_a_small_size() {
     let checkpoint = hashed::ssast(&config, CLASS_TOKENS + rows * columns);
     for head in [Head::MeanTokens, Head::ClassToken] {
         let recipe = Recipe { head, ..recipe.clone() };
-        check(&format!("ssast {head:?}"), &checkpoint, recipe, &Options::default());
+        check(&format!("ssast {head:?}"), &checkpoint, recipe.clone(), &Options::default());
+        check(&format!("ssast {head:?} in eight bits"), &checkpoint, recipe, &eight_bits());
     }
+}
+
+#[test]
+fn eight_bits_stay_eight_bits() {
+    let (checkpoint, recipe) = kws12().unwrap();
+    let whole = check("kws12", &checkpoint, recipe.clone(), &Options::default());
+    let small = check("kws12 in eight bits", &checkpoint, recipe, &eight_bits());
+    assert!(small * 5 < whole * 2, "{small} bytes instead of {whole}");
 }

@@ -85,7 +85,7 @@ pub struct ConvGradients {
 pub fn selective_scan_backward(
     scan: &Scan<'_>,
     grad_out: &[f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<ScanGradients, ScanError> {
     selective_scan_backward_on(tier(), scan, grad_out, pool)
 }
@@ -98,7 +98,7 @@ pub fn selective_scan_backward_on(
     tier: Tier,
     scan: &Scan<'_>,
     grad_out: &[f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<ScanGradients, ScanError> {
     scan.check(grad_out)?;
     if scan.layout != Layout::Channels || scan.columns.is_some() {
@@ -153,7 +153,7 @@ pub fn selective_scan_backward_on(
 pub fn short_conv_backward(
     conv: &ShortConv<'_>,
     grad_out: &[f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<ConvGradients, ShortConvError> {
     short_conv_backward_on(tier(), conv, grad_out, pool)
 }
@@ -166,7 +166,7 @@ pub fn short_conv_backward_on(
     tier: Tier,
     conv: &ShortConv<'_>,
     grad_out: &[f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<ConvGradients, ShortConvError> {
     conv.check(grad_out)?;
     if conv.layout != Layout::Channels {

@@ -35,7 +35,7 @@ impl Blocks {
     pub(crate) fn run(
         &self,
         out: &mut [f32],
-        pool: &impl Pool,
+        pool: &dyn Pool,
         width: usize,
         kernel: impl Fn(Block, &Output<'_>) + Sync,
     ) -> Result<(), Unfinished> {

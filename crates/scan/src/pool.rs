@@ -7,6 +7,9 @@ use std::thread::{Builder, scope};
 /// Runs independent tasks, in any order and on any threads.
 ///
 /// A runtime with threads of its own implements this over them.
+///
+/// Everything takes it as `&dyn Pool`: a generic function is compiled in the crate that calls it, with
+/// that crate's settings, and a program that is optimised for size then has kernels that are too.
 pub trait Pool {
     /// Calls `task` once with each of `0..tasks` and returns when all calls have.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
@@ -80,7 +83,7 @@ mod tests {
     use std::sync::Mutex;
     use std::thread;
 
-    fn calls(pool: &impl Pool, tasks: usize) -> (Vec<usize>, HashSet<thread::ThreadId>) {
+    fn calls(pool: &dyn Pool, tasks: usize) -> (Vec<usize>, HashSet<thread::ThreadId>) {
         let seen = Mutex::new((Vec::new(), HashSet::new()));
         pool.run(tasks, &|index| {
             let mut seen = seen.lock().unwrap();

@@ -234,7 +234,7 @@ impl Scan<'_> {
 ///
 /// # Errors
 /// Names what does not fit, before anything is written; or says that the pool left tasks undone.
-pub fn selective_scan(scan: &Scan<'_>, out: &mut [f32], pool: &impl Pool) -> Result<(), ScanError> {
+pub fn selective_scan(scan: &Scan<'_>, out: &mut [f32], pool: &dyn Pool) -> Result<(), ScanError> {
     selective_scan_on(tier(), scan, out, pool)
 }
 
@@ -246,7 +246,7 @@ pub fn selective_scan_on(
     tier: Tier,
     scan: &Scan<'_>,
     out: &mut [f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<(), ScanError> {
     scan.check(out)?;
     let blocks = Blocks { batch: scan.batch, groups: scan.groups, d_inner: scan.d_inner };

@@ -172,7 +172,7 @@ impl ShortConv<'_> {
 pub fn short_conv(
     conv: &ShortConv<'_>,
     out: &mut [f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<(), ShortConvError> {
     short_conv_on(tier(), conv, out, pool)
 }
@@ -185,7 +185,7 @@ pub fn short_conv_on(
     tier: Tier,
     conv: &ShortConv<'_>,
     out: &mut [f32],
-    pool: &impl Pool,
+    pool: &dyn Pool,
 ) -> Result<(), ShortConvError> {
     conv.check(out)?;
     let blocks = Blocks { batch: conv.batch, groups: conv.groups, d_inner: conv.d_inner };

@@ -104,7 +104,7 @@ impl Tier {
         kernel: &impl Kernel,
         blocks: &Blocks,
         out: &mut [f32],
-        pool: &impl Pool,
+        pool: &dyn Pool,
     ) -> Result<(), NotRun> {
         let missing = NotRun::Unavailable(self);
         match self {

@@ -10,10 +10,13 @@
 
 #[cfg(feature = "onnx")]
 mod integer_product;
+#[cfg(feature = "onnx")]
+mod kept;
 mod nnef;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod operator;
+mod quantize;
 mod selective_scan;
 mod session;
 mod short_conv;

@@ -10,8 +10,11 @@ use ssamba_contract::op::{
 };
 use tract_nnef::{ast::Literal, framework::Nnef, internal::*, tract_core::ops::nn::GeluExact};
 
+#[cfg(feature = "onnx")]
+use crate::kept::Kept;
 use crate::{
     operator::{Definition, Node},
+    quantize::Quantize,
     selective_scan::SelectiveScan,
     short_conv::ShortConv,
 };
@@ -19,6 +22,10 @@ use crate::{
 /// Wired operands, and for each its number among all.
 const INPUTS: &str = "inputs";
 const OPERANDS: &str = "operands";
+
+/// The name of [`Quantize`], and its operand.
+const QUANTIZE: &str = "DynamicQuantizeLinear";
+const INPUT: &str = "input";
 
 fn framework() -> Nnef {
     tract_nnef::nnef().with_registry(ours())
@@ -57,6 +64,13 @@ fn ours() -> Registry {
         .collect();
     registry.register_primitive(SHORT_CONV, &short, &output, read_short_conv);
     registry.register_dumper(write_short_conv);
+    let input = [TypeName::Scalar.tensor().named(INPUT)];
+    let quantized =
+        ["quantized", "scale", "zero_point"].map(|output| (output, TypeName::Scalar.tensor()));
+    registry.register_primitive(QUANTIZE, &input, &quantized, read_quantize);
+    registry.register_dumper(write_quantize);
+    #[cfg(feature = "onnx")]
+    registry.register_dumper(Kept::write);
     // tract has this operator, of SSAST, but no place for it in NNEF.
     registry.register_unit_element_wise("GeluExact", &GeluExact {});
     registry
@@ -194,6 +208,22 @@ fn read_short_conv(
         layout: Some(call.named_arg_as(builder, attribute::LAYOUT)?),
     })?;
     builder.wire(Node::<ShortConv>::new(attributes, inputs), &wires)
+}
+
+fn write_quantize(
+    ast: &mut IntoAst<'_>,
+    node: &TypedNode,
+    _: &Quantize,
+) -> TractResult<Option<Arc<RValue>>> {
+    Ok(Some(invocation(QUANTIZE, &[ast.mapping[&node.inputs[0]].clone()], &[])))
+}
+
+fn read_quantize(
+    builder: &mut ModelBuilder<'_>,
+    call: &ResolvedInvocation<'_>,
+) -> TractResult<Value> {
+    let input: OutletId = call.named_arg_as(builder, INPUT)?;
+    builder.wire(Quantize, &[input])
 }
 
 /// The archive of a model whose shapes are fixed: the same bytes every time. What could not be read

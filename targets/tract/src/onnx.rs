@@ -16,6 +16,7 @@ use tract_onnx::{
 use crate::{
     integer_product,
     operator::{register, set_threads},
+    quantize,
     selective_scan::SelectiveScan,
     session::guarded,
     short_conv::ShortConv,
@@ -31,6 +32,7 @@ pub(crate) fn read(
     register::<SelectiveScan>(&mut onnx);
     register::<ShortConv>(&mut onnx);
     integer_product::register(&mut onnx);
+    quantize::register(&mut onnx);
     let proto = onnx
         .proto_model_for_read(&mut &bytes[..])
         .map_err(|_| anyhow!("it is not an ONNX model"))?;

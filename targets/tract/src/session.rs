@@ -13,6 +13,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use ssamba_contract::{Card, Outputs, Session, Tensor, default_threads};
 use tract_nnef::prelude::{Datum, IntoRunnable, TValue, TypedModel, TypedRunnableModel, tvec};
 
+#[cfg(feature = "onnx")]
+use crate::kept;
 use crate::{nnef, operator::Node, selective_scan::SelectiveScan, short_conv::ShortConv};
 
 /// How to open a file.
@@ -114,8 +116,10 @@ impl TractSession {
         );
         guarded(|| {
             let fact = InferenceFact::dt_shape(f32::datum_type(), packed_shape(&self.card));
-            let mut model =
-                model.clone().with_input_fact(0, fact)?.into_typed()?.into_decluttered()?;
+            let mut model = model.clone().with_input_fact(0, fact)?;
+            let hidden = kept::hide(&mut model);
+            let mut model = model.into_typed()?.into_decluttered()?;
+            kept::put_back(&mut model, hidden)?;
             for (outlet, name) in model.outputs.clone().into_iter().zip(&self.outputs) {
                 model.set_outlet_label(outlet, name.clone())?;
             }
