@@ -14,7 +14,7 @@ use tract_nnef::{ast::Literal, framework::Nnef, internal::*, tract_core::ops::nn
 use crate::kept::Kept;
 use crate::{
     operator::{Definition, Node},
-    quantize::Quantize,
+    quantize::{self, Quantize},
     selective_scan::SelectiveScan,
     short_conv::ShortConv,
 };
@@ -23,8 +23,7 @@ use crate::{
 const INPUTS: &str = "inputs";
 const OPERANDS: &str = "operands";
 
-/// The name of [`Quantize`], and its operand.
-const QUANTIZE: &str = "DynamicQuantizeLinear";
+/// The operand of [`Quantize`].
 const INPUT: &str = "input";
 
 fn framework() -> Nnef {
@@ -67,7 +66,7 @@ fn ours() -> Registry {
     let input = [TypeName::Scalar.tensor().named(INPUT)];
     let quantized =
         ["quantized", "scale", "zero_point"].map(|output| (output, TypeName::Scalar.tensor()));
-    registry.register_primitive(QUANTIZE, &input, &quantized, read_quantize);
+    registry.register_primitive(quantize::NAME, &input, &quantized, read_quantize);
     registry.register_dumper(write_quantize);
     #[cfg(feature = "onnx")]
     registry.register_dumper(Kept::write);
@@ -215,7 +214,7 @@ fn write_quantize(
     node: &TypedNode,
     _: &Quantize,
 ) -> TractResult<Option<Arc<RValue>>> {
-    Ok(Some(invocation(QUANTIZE, &[ast.mapping[&node.inputs[0]].clone()], &[])))
+    Ok(Some(invocation(quantize::NAME, &[ast.mapping[&node.inputs[0]].clone()], &[])))
 }
 
 fn read_quantize(

@@ -15,10 +15,13 @@ use tract_onnx::{
     },
 };
 
+/// The operator, in a file and in a pack.
+pub(crate) const NAME: &str = "DynamicQuantizeLinear";
+
 /// Puts this in the place of tract's own.
 #[cfg(feature = "onnx")]
 pub(crate) fn register(onnx: &mut Onnx) {
-    onnx.op_register.insert("DynamicQuantizeLinear", read);
+    onnx.op_register.insert(NAME, read);
 }
 
 #[cfg(feature = "onnx")]
@@ -33,7 +36,7 @@ pub(crate) struct Quantize;
 #[cfg(feature = "onnx")]
 impl Expansion for Quantize {
     fn name(&self) -> StaticName {
-        "Quantize".into()
+        NAME.into()
     }
 
     fn nboutputs(&self) -> TractResult<usize> {
@@ -71,7 +74,7 @@ impl Expansion for Quantize {
 
 impl Op for Quantize {
     fn name(&self) -> StaticName {
-        "Quantize".into()
+        NAME.into()
     }
 
     op_as_typed_op!();
