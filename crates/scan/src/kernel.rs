@@ -13,7 +13,7 @@ use crate::math::{exp2, exp2_in_range, silu, softplus};
 use crate::output::Output;
 use crate::scan::{Columns, Combine, MAX_D_STATE, Scan};
 use crate::tier::Kernel;
-use crate::vector::{MAX_LANES, Vector, load, store};
+use crate::vector::{Vector, in_lanes, load, store};
 
 /// Powers of two from this on are normal numbers, and up to its opposite.
 const LOWEST_EXPONENT: f32 = -126.0;
@@ -55,8 +55,47 @@ fn mixer<V: Vector, const W: usize>(zero: V, scan: &Scan<'_>, block: Block, out:
 /// lie a page apart.
 #[derive(Clone, Copy)]
 struct State<V, const W: usize> {
+    /// Times log2(e), so that `2^(dt * a)` is the decay.
     a: [V; W],
     h: [V; W],
+}
+
+/// Of each channel, the lowest -|a|: the state that decays, or grows, the most.
+#[inline(always)]
+fn steepest<V: Vector, const W: usize>(zero: V, states: &[State<V, W>]) -> [V; W] {
+    let mut steepest = [zero; W];
+    for state in states {
+        for w in 0..W {
+            steepest[w] = state.a[w].negative_abs().at_most(steepest[w]);
+        }
+    }
+    steepest
+}
+
+/// Takes a token into the states of a block: what they, and `d_skip`, make of it.
+#[inline(always)]
+fn take<V: Vector, const W: usize, const N: usize>(
+    states: &mut [State<V, W>; N],
+    steepest: &[V; W],
+    d_skip: &[V; W],
+    b: &[f32],
+    c: &[f32],
+    dt: &[V; W],
+    u: &[V; W],
+) -> [V; W] {
+    let (mut dt_u, mut y) = (*u, *u);
+    let mut in_range = true;
+    for w in 0..W {
+        in_range &= (dt[w] * steepest[w]).negative_abs().all_at_least(LOWEST_EXPONENT);
+        dt_u[w] = dt[w] * u[w];
+        y[w] = d_skip[w] * u[w];
+    }
+    if in_range {
+        update::<V, W, N, true>(states, b, c, dt, &dt_u, &mut y);
+    } else {
+        update::<V, W, N, false>(states, b, c, dt, &dt_u, &mut y);
+    }
+    y
 }
 
 /// Takes a token into the states of a block, and adds their part to `y`. With `IN_RANGE` no decay of
@@ -147,45 +186,33 @@ impl<'a> Walk<'a> {
             delta_bias = load(zero, &values[channel..][..block.width]);
         }
         let scale = zero.splat(scan.scale);
-        let a = self.decay_rates::<V, W, N>(zero, channel);
-        // Of each channel, the lowest -|a|: the state that decays, or grows, the most.
-        let mut steepest = [zero; W];
-        for n in 0..d_state {
+        let a = &scan.a[channel * d_state..][..block.width * d_state];
+        let mut states = in_lanes::<V, W, N>(zero, a, d_state).map(|a| State { a, h: [zero; W] });
+        let log2_e = zero.splat(LOG2_E);
+        for state in &mut states {
             for w in 0..W {
-                steepest[w] = a[n][w].negative_abs().at_most(steepest[w]);
+                state.a[w] = state.a[w] * log2_e;
             }
         }
-        let mut states = a.map(|a| State { a, h: [zero; W] });
+        let steepest = steepest(zero, &states[..d_state]);
 
-        for step in 0..scan.seq_len {
-            let token = match scan.reverse[self.stream] {
-                false => step,
-                true => scan.seq_len - 1 - step,
-            };
+        // The step of a token is computed before the states take the token that comes first: a chain that
+        // waits for itself, while they have work for all units.
+        let mut next = [zero; W];
+        for step in 0..=scan.seq_len {
+            let dt = next;
+            if step < scan.seq_len {
+                next = self.step::<V, W>(zero, &places, step, &delta_bias);
+            }
+            let Some(step) = step.checked_sub(1) else { continue };
+            let token = self.token(step);
             let row = block.batch * scan.seq_len + token;
             let wide = places.wide + token * places.wide_row;
             let u = load::<V, W>(zero, &scan.u[wide..][..block.width]);
-            let mut dt = load::<V, W>(zero, &scan.delta[wide..][..block.width]);
             let narrow_row = token * places.states_row;
             let b = &scan.b[places.b + narrow_row..][..d_state];
             let c = &scan.c[places.c + narrow_row..][..d_state];
-
-            let (mut dt_u, mut y) = ([zero; W], [zero; W]);
-            let mut in_range = true;
-            for w in 0..W {
-                dt[w] = dt[w] + delta_bias[w];
-                if scan.delta_softplus {
-                    dt[w] = softplus(dt[w]);
-                }
-                in_range &= (dt[w] * steepest[w]).negative_abs().all_at_least(LOWEST_EXPONENT);
-                dt_u[w] = dt[w] * u[w];
-                y[w] = d_skip[w] * u[w];
-            }
-            if in_range {
-                update::<V, W, N, true>(&mut states, b, c, &dt, &dt_u, &mut y);
-            } else {
-                update::<V, W, N, false>(&mut states, b, c, &dt, &dt_u, &mut y);
-            }
+            let mut y = take::<V, W, N>(&mut states, &steepest, &d_skip, b, c, &dt, &u);
 
             let narrow = (row * self.output_blocks + self.output_block) * scan.d_inner;
             // SAFETY: `Scan::check` made `out` hold `output_blocks * d_inner` values for each of
@@ -205,14 +232,41 @@ impl<'a> Walk<'a> {
                 }
                 if let Some(z) = scan.z {
                     let gate = (row * scan.groups + block.group) * scan.d_inner + block.first;
-                    let z = load::<V, W>(zero, &z[gate..][..block.width]);
+                    let gate = silu(load::<V, W>(zero, &z[gate..][..block.width]));
                     for w in 0..W {
-                        y[w] = y[w] * silu(z[w]);
+                        y[w] = y[w] * gate[w];
                     }
                 }
             }
             store(&y, out);
         }
+    }
+
+    /// The token that is reached after so many others.
+    #[inline(always)]
+    fn token(&self, step: usize) -> usize {
+        match self.scan.reverse[self.stream] {
+            false => step,
+            true => self.scan.seq_len - 1 - step,
+        }
+    }
+
+    /// `dt` of a token.
+    #[inline(always)]
+    fn step<V: Vector, const W: usize>(
+        &self,
+        zero: V,
+        places: &Places,
+        step: usize,
+        bias: &[V; W],
+    ) -> [V; W] {
+        let Self { scan, block, .. } = *self;
+        let wide = places.wide + self.token(step) * places.wide_row;
+        let mut dt = load::<V, W>(zero, &scan.delta[wide..][..block.width]);
+        for w in 0..W {
+            dt[w] = dt[w] + bias[w];
+        }
+        if scan.delta_softplus { softplus(dt) } else { dt }
     }
 
     /// Where the operands of the first token lie.
@@ -232,28 +286,5 @@ impl<'a> Walk<'a> {
             c: states + c,
             states_row: width,
         }
-    }
-
-    /// `a` of the block, state by state, times log2(e), so that `2^(dt * a)` is the decay.
-    #[inline(always)]
-    fn decay_rates<V: Vector, const W: usize, const N: usize>(
-        &self,
-        zero: V,
-        channel: usize,
-    ) -> [[V; W]; N] {
-        let Self { scan, block, .. } = *self;
-        let mut rates = [[zero; W]; N];
-        let a = &scan.a[channel * scan.d_state..][..block.width * scan.d_state];
-        for n in 0..scan.d_state {
-            for w in 0..W {
-                let mut lanes = [0.0; MAX_LANES];
-                let of_state = a.iter().skip(n + w * V::LANES * scan.d_state);
-                for (lane, rate) in lanes.iter_mut().zip(of_state.step_by(scan.d_state)) {
-                    *lane = rate * LOG2_E;
-                }
-                rates[n][w] = zero.load(&lanes);
-            }
-        }
-        rates
     }
 }

@@ -106,50 +106,87 @@ pub(crate) fn exp2_in_range<V: Vector, const W: usize>(mut x: [V; W]) -> [V; W] 
 
 /// `e^x`, with a relative error that does not grow with `|x|`, as that of `exp2(x * LOG2_E)` does.
 #[inline(always)]
-pub(crate) fn exp<V: Vector>(x: V) -> V {
-    // Just beyond the least and greatest values whose exponents come out as 0 and 255.
-    let x = x.at_least(x.splat(-88.0)).at_most(x.splat(88.7));
-    let rounded = x.mul_add(x.splat(LOG2_E), x.splat(round::<V>()));
-    let n = rounded - x.splat(round::<V>());
-    let r = n.mul_add(x.splat(-LN_2[1]), n.mul_add(x.splat(-LN_2[0]), x));
-    let [rest] = power(LOG2_E, [r]);
-    rest * rounded.power_of_two()
+pub(crate) fn exp<V: Vector, const W: usize>(mut x: [V; W]) -> [V; W] {
+    let mut steps = x;
+    for w in 0..W {
+        // Just beyond the least and greatest values whose exponents come out as 0 and 255.
+        x[w] = x[w].at_least(x[w].splat(-88.0)).at_most(x[w].splat(88.7));
+    }
+    for w in 0..W {
+        steps[w] = x[w].mul_add(x[w].splat(LOG2_E), x[w].splat(round::<V>()));
+    }
+    for w in 0..W {
+        let n = steps[w] - x[w].splat(round::<V>());
+        x[w] = n.mul_add(x[w].splat(-LN_2[1]), n.mul_add(x[w].splat(-LN_2[0]), x[w]));
+    }
+    for w in 0..W {
+        steps[w] = steps[w].power_of_two();
+    }
+    let mut result = power(LOG2_E, x);
+    for w in 0..W {
+        result[w] = result[w] * steps[w];
+    }
+    result
 }
 
 /// `ln(1 + e^x)`, to full relative accuracy where it is tiny. Above 20 it is `x`, because there the
 /// second term is below half a unit in the last place of the first.
 #[inline(always)]
-pub(crate) fn softplus<V: Vector>(x: V) -> V {
-    let e = exp(x.negative_abs());
-    // ln(1 + e) = 2 atanh(s)
-    let s = e / (e + x.splat(2.0));
-    let q = s * s;
-    let mut sum = x.splat(ATANH[3]);
-    for coefficient in [ATANH[2], ATANH[1], ATANH[0]] {
-        sum = sum.mul_add(q, x.splat(coefficient));
+pub(crate) fn softplus<V: Vector, const W: usize>(x: [V; W]) -> [V; W] {
+    let mut result = x;
+    for w in 0..W {
+        result[w] = x[w].negative_abs();
     }
-    let s2 = s + s;
-    x.at_least(x.splat(0.0)) + (sum * q).mul_add(s2, s2)
+    let e = exp(result);
+    // ln(1 + e) = 2 atanh(s)
+    let (mut s, mut q, mut sum) = (e, e, e);
+    for w in 0..W {
+        s[w] = e[w] / (e[w] + x[w].splat(2.0));
+    }
+    for w in 0..W {
+        q[w] = s[w] * s[w];
+        sum[w] = x[w].splat(ATANH[3]);
+    }
+    for coefficient in [ATANH[2], ATANH[1], ATANH[0]] {
+        for w in 0..W {
+            sum[w] = sum[w].mul_add(q[w], x[w].splat(coefficient));
+        }
+    }
+    for w in 0..W {
+        let s2 = s[w] + s[w];
+        result[w] = x[w].at_least(x[w].splat(0.0)) + (sum[w] * q[w]).mul_add(s2, s2);
+    }
+    result
 }
 
 /// `x / (1 + e^-x)`.
 #[inline(always)]
-pub(crate) fn silu<V: Vector>(x: V) -> V {
-    x / (x.splat(1.0) + exp(x.splat(0.0) - x))
+pub(crate) fn silu<V: Vector, const W: usize>(x: [V; W]) -> [V; W] {
+    let mut result = x;
+    for w in 0..W {
+        result[w] = x[w].splat(0.0) - x[w];
+    }
+    result = exp(result);
+    for w in 0..W {
+        result[w] = x[w] / (x[w].splat(1.0) + result[w]);
+    }
+    result
 }
 
 /// `1 / (1 + e^-x)`, the derivative of [`softplus`].
 #[inline(always)]
 pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
-    x.splat(1.0) / (x.splat(1.0) + exp(x.splat(0.0) - x))
+    let [e] = exp([x.splat(0.0) - x]);
+    x.splat(1.0) / (x.splat(1.0) + e)
 }
 
 /// The derivative of [`silu`].
 #[inline(always)]
 pub(crate) fn silu_slope<V: Vector>(x: V) -> V {
     let s = sigmoid(x);
+    let [silu] = silu([x]);
     // Not x * (1 - s): that is infinity times zero beyond the range of `exp`.
-    s + silu(x) * (x.splat(1.0) - s)
+    s + silu * (x.splat(1.0) - s)
 }
 
 #[cfg(test)]
@@ -217,22 +254,27 @@ mod tests {
         x.max(0.0) + (-x.abs()).exp().ln_1p()
     }
 
-    fn exp2_of_one<V: Vector>(x: V) -> V {
-        let [power] = exp2([x]);
-        power
+    /// What is computed for several vectors at once, for one.
+    macro_rules! of_one {
+        ($($name:ident $function:ident),*) => {$(
+            fn $name<V: Vector>(x: V) -> V {
+                let [result] = $function([x]);
+                result
+            }
+        )*};
     }
 
-    fn exp2_in_range_of_one<V: Vector>(x: V) -> V {
-        let [power] = exp2_in_range([x]);
-        power
-    }
+    of_one!(
+        exp2_of_one exp2, exp2_in_range_of_one exp2_in_range, exp_of_one exp,
+        softplus_of_one softplus, silu_of_one silu
+    );
 
     #[test]
     fn exponentials_are_accurate_over_their_range() {
         on_each_vector!(exp2_of_one, sweep(-126.0, 127.4), within(2e-7, f64::exp2));
         on_each_vector!(exp2_of_one, sweep(-1.0, 1.0), within(2e-7, f64::exp2));
-        on_each_vector!(exp, sweep(-87.3, 88.3), within(2.5e-7, f64::exp));
-        on_each_vector!(exp, sweep(-1.0, 1.0), within(2.5e-7, f64::exp));
+        on_each_vector!(exp_of_one, sweep(-87.3, 88.3), within(2.5e-7, f64::exp));
+        on_each_vector!(exp_of_one, sweep(-1.0, 1.0), within(2.5e-7, f64::exp));
     }
 
     #[test]
@@ -302,15 +344,15 @@ mod tests {
             f32::NAN,
         ];
         on_each_vector!(exp2_of_one, inputs.to_vec(), exactly(&WANT));
-        on_each_vector!(exp, inputs.to_vec(), exactly(&WANT));
+        on_each_vector!(exp_of_one, inputs.to_vec(), exactly(&WANT));
     }
 
     #[test]
     fn softplus_is_accurate_where_it_is_tiny_and_where_it_is_large() {
-        on_each_vector!(softplus, sweep(-87.0, 30.0), within(5e-7, ln_1p_exp));
-        on_each_vector!(softplus, sweep(-2.0, 2.0), within(5e-7, ln_1p_exp));
+        on_each_vector!(softplus_of_one, sweep(-87.0, 30.0), within(5e-7, ln_1p_exp));
+        on_each_vector!(softplus_of_one, sweep(-2.0, 2.0), within(5e-7, ln_1p_exp));
         on_each_vector!(
-            softplus,
+            softplus_of_one,
             vec![20.001, 1e4, f32::INFINITY, -200.0, f32::NEG_INFINITY, f32::NAN, LOUD_NAN],
             exactly(&[20.001, 1e4, f32::INFINITY, 0.0, 0.0, f32::NAN, f32::NAN])
         );
@@ -335,9 +377,9 @@ mod tests {
     #[test]
     fn silu_is_accurate_and_stays_finite() {
         let exact = |x: f64| x / (1.0 + (-x).exp());
-        on_each_vector!(silu, sweep(-87.0, 30.0), within(5e-7, exact));
+        on_each_vector!(silu_of_one, sweep(-87.0, 30.0), within(5e-7, exact));
         on_each_vector!(
-            silu,
+            silu_of_one,
             vec![-100.0, -1e30, 100.0, f32::INFINITY, f32::NAN, LOUD_NAN],
             exactly(&[-0.0, -0.0, 100.0, f32::INFINITY, f32::NAN, f32::NAN])
         );

@@ -210,7 +210,7 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
         let [u] = load::<V, 1>(self.zero, &scan.u[wide..][..of.width]);
         let [delta] = load::<V, 1>(self.zero, &scan.delta[wide..][..of.width]);
         let sum = delta + of.delta_bias;
-        let dt = if scan.delta_softplus { softplus(sum) } else { sum };
+        let [dt] = if scan.delta_softplus { softplus([sum]) } else { [sum] };
         (dt, u, sum)
     }
 
@@ -306,7 +306,10 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
             }
             let (g, gate) = self.gradient(of, row);
             token.gs = match gate {
-                Some(z) => g * silu(z),
+                Some(z) => {
+                    let [gate] = silu([z]);
+                    g * gate
+                }
                 None => g,
             };
             token.slope = match self.scan.delta_softplus {

@@ -3,8 +3,6 @@
 //! Lanes are channels. The taps of a block are turned to lanes once for the whole walk; the rows that
 //! they meet are loaded again for every token, from the first-level cache.
 
-#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
-
 use std::ops::Range;
 
 use super::{Activation, MAX_TAPS, ShortConv};
@@ -12,7 +10,7 @@ use crate::blocks::Block;
 use crate::math::silu;
 use crate::output::Output;
 use crate::tier::Kernel;
-use crate::vector::{MAX_LANES, Vector, load, store};
+use crate::vector::{Vector, in_lanes, load, store};
 
 /// The taps of all published SSAMBA checkpoints, which have a body of their own.
 const USUAL_TAPS: usize = 4;
@@ -69,7 +67,8 @@ impl Walk<'_> {
     ) {
         let Self { conv, block, stream } = *self;
         let channel = stream * conv.d_inner + block.first;
-        let weight = self.weights::<V, W, K>(zero, channel);
+        let weight = &conv.weight[channel * taps..][..block.width * taps];
+        let weight = in_lanes::<V, W, K>(zero, weight, taps);
         let mut bias = [zero; W];
         if let Some(values) = conv.bias {
             bias = load(zero, &values[channel..][..block.width]);
@@ -98,9 +97,7 @@ impl Walk<'_> {
                 convolve::<V, W, K>(&weight, missing..taps, bias, &rows, token, reverse)
             };
             if conv.activation == Activation::Silu {
-                for w in 0..W {
-                    sum[w] = silu(sum[w]);
-                }
+                sum = silu(sum);
             }
             // SAFETY: `ShortConv::check` made `out` hold `streams * d_inner` values for each of
             // `batch * seq_len` tokens, in either layout, and the block lies within `d_inner`. Blocks of
@@ -110,29 +107,6 @@ impl Walk<'_> {
             let out = unsafe { out.part(result + token * wide, block.width) };
             store(&sum, out);
         }
-    }
-
-    /// The taps of the block, tap by tap.
-    #[inline(always)]
-    fn weights<V: Vector, const W: usize, const K: usize>(
-        &self,
-        zero: V,
-        channel: usize,
-    ) -> [[V; W]; K] {
-        let Self { conv, block, .. } = *self;
-        let mut taps = [[zero; W]; K];
-        let weight = &conv.weight[channel * conv.taps..][..block.width * conv.taps];
-        for k in 0..conv.taps {
-            for w in 0..W {
-                let mut lanes = [0.0; MAX_LANES];
-                let of_tap = weight.iter().skip(k + w * V::LANES * conv.taps);
-                for (lane, tap) in lanes.iter_mut().zip(of_tap.step_by(conv.taps)) {
-                    *lane = *tap;
-                }
-                taps[k][w] = zero.load(&lanes);
-            }
-        }
-        taps
     }
 }
 

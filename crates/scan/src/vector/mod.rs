@@ -140,3 +140,29 @@ pub(crate) fn store<V: Vector, const W: usize>(from: &[V; W], to: &mut [f32]) {
         }
     }
 }
+
+/// Some values of each channel of a block, `[channels, count]`, with the channels in lanes. The lanes
+/// that have none are zero.
+///
+/// All are turned before the first is loaded: a vector that has just been written in parts is slow to
+/// load.
+#[inline(always)]
+pub(crate) fn in_lanes<V: Vector, const W: usize, const N: usize>(
+    zero: V,
+    values: &[f32],
+    count: usize,
+) -> [[V; W]; N] {
+    let mut turned = [[[0.0; MAX_LANES]; W]; N];
+    for (channel, of_channel) in values.chunks_exact(count).enumerate() {
+        for n in 0..count {
+            turned[n][channel / V::LANES][channel % V::LANES] = of_channel[n];
+        }
+    }
+    let mut lanes = [[zero; W]; N];
+    for n in 0..count {
+        for w in 0..W {
+            lanes[n][w] = zero.load(&turned[n][w]);
+        }
+    }
+    lanes
+}
