@@ -3,15 +3,13 @@
 //! The sum before the activation is computed again. Each token's gradient is handed to the rows that
 //! its taps met.
 
-#![expect(clippy::needless_range_loop, reason = "the same index goes through several arrays")]
-
 use super::CHANNELS;
 use crate::blocks::Block;
 use crate::math::silu_slope;
 use crate::output::Output;
 use crate::short_conv::{Activation, MAX_TAPS, ShortConv};
 use crate::tier::Kernel;
-use crate::vector::{MAX_LANES, Vector, load, store};
+use crate::vector::{MAX_LANES, Vector, in_lanes, load, store};
 
 /// A convolution, the gradient of its output, and where gradients go.
 pub(super) struct Backward<'a> {
@@ -49,14 +47,8 @@ impl Backward<'_> {
         let stream = block.group * conv.directions() + direction;
         let reverse = conv.reverse[stream];
         let channel = stream * d_inner + block.first;
-        let mut weight = [zero; MAX_TAPS];
-        for k in 0..taps {
-            let mut lanes = [0.0; MAX_LANES];
-            for lane in 0..block.width {
-                lanes[lane] = conv.weight[(channel + lane) * taps + k];
-            }
-            weight[k] = zero.load(&lanes);
-        }
+        let weight = &conv.weight[channel * taps..][..block.width * taps];
+        let weight = in_lanes::<V, 1, MAX_TAPS>(zero, weight, taps).map(|[tap]| tap);
         let mut bias = zero;
         if let Some(values) = conv.bias {
             [bias] = load(zero, &values[channel..][..block.width]);

@@ -11,7 +11,7 @@ use crate::math::{exp2, sigmoid, silu, silu_slope, softplus};
 use crate::output::Output;
 use crate::scan::{Combine, MAX_D_STATE, Scan};
 use crate::tier::Kernel;
-use crate::vector::{MAX_LANES, Vector, load, store};
+use crate::vector::{MAX_LANES, Vector, in_lanes, load, store};
 
 /// The `d_state` of all published SSAMBA checkpoints, which has a body of its own.
 const USUAL_D_STATE: usize = 16;
@@ -127,12 +127,9 @@ impl<'a, V: Vector, const N: usize> Walk<'a, V, N> {
                 grad_delta_bias: zero,
             };
             let a = &scan.a[channel * scan.d_state..][..width * scan.d_state];
-            for n in 0..scan.d_state {
-                let mut rates = [0.0; MAX_LANES];
-                for lane in 0..width {
-                    rates[lane] = a[lane * scan.d_state + n] * LOG2_E;
-                }
-                of.rates[n] = zero.load(&rates);
+            let a = in_lanes::<V, 1, N>(zero, a, scan.d_state);
+            for (rate, [a]) in of.rates.iter_mut().zip(a) {
+                *rate = a * zero.splat(LOG2_E);
             }
             if let Some(values) = scan.d_skip {
                 [of.d_skip] = load(zero, &values[channel..][..width]);
